@@ -1,0 +1,44 @@
+# Sets up everything by itself, given Python 3.11 or 3.12 with pip. `make help` lists what there is.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# The first Python that fits; at best one with a shared library, which Triton's Python backend needs.
+FITS := import sys, venv, ensurepip; assert (3, 11) <= sys.version_info[:2] <= (3, 12)
+SHARED := $(FITS); import ctypes, os, sysconfig; name = 'libpython%d.%d.so.1.0' % sys.version_info[:2]; \
+	path = os.path.join(sysconfig.get_config_var('LIBDIR') or '', name); \
+	ctypes.CDLL(path if os.path.exists(path) else name)
+FIND_PYTHON = for check in "$(SHARED)" "$(FITS)"; do for python in python3.12 python3.11 python3 python; do \
+	$$python -c "$$check" >/dev/null 2>&1 && echo $$python && exit; done; done
+
+.PHONY: help demo test lint clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
+
+demo: $(READY)  ## a video from a prompt, on this machine: outputs/wan21.mp4 and its frames in outputs/wan21.png
+	@$(BIN)/python -m client.demo wan21
+
+test: lint  ## lint, then every test
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## style, types, and which room may import which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:  ## remove the environment and the caches; outputs and artifacts stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+
+# Made again only when the project's requirements change.
+$(READY): pyproject.toml constraints.txt
+	@python=$${PYTHON:-$$($(FIND_PYTHON))}; \
+	if [ -z "$$python" ]; then \
+		echo "videosdgx needs Python 3.11 or 3.12 with venv and pip: install one, or name it with make PYTHON=..." >&2; exit 1; \
+	fi; \
+	echo "setting up $(VENV) with $$($$python --version), a few minutes the first time"; \
+	$$python -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@

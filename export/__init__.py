@@ -1,0 +1,1 @@
+"""Checkpoint to calibrated, quantized, verified and compiled engine."""

@@ -1,0 +1,159 @@
+"""The command `videosdgx export`."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from videosdgx.families.spec import Variant
+
+# `export.<family>.exporter` has the class `Export`, `videosdgx.families.<family>` the modules `spec` and `architectures`.
+FAMILIES = ("wan21", "magi1")
+TARGETS = ("cpu", "sm121")
+PRECISIONS = ("fp16", "bf16", "fp8", "nvfp4")
+COMPILERS = ("tensorrt_rtx", "tensorrt")
+
+
+def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise typer.BadParameter(f"unknown {what} {value!r}; there are: {', '.join(allowed)}")
+    return value
+
+
+def _resolution(text: str, variant: Variant) -> tuple[int, int]:
+    """`832x480` as (width, height), if the variant can make it."""
+    width, separator, height = text.partition("x")
+    if not (separator and width.isdecimal() and height.isdecimal()):
+        raise typer.BadParameter(f"--resolution is {text!r}, it must be WIDTHxHEIGHT such as 832x480")
+    for name, side in (("width", int(width)), ("height", int(height))):
+        if side not in variant.sides:
+            raise typer.BadParameter(f"--resolution {text}: {variant.name} takes a {name} that is {variant.sides}")
+    return int(width), int(height)
+
+
+def _frames(frames: int | None, variant: Variant) -> int | None:
+    if frames is not None and frames not in variant.frames:
+        raise typer.BadParameter(f"--frames is {frames}, {variant.name} takes {variant.frames}")
+    return frames
+
+
+def export(
+    family: Annotated[str, typer.Argument(help="Which family of models: wan21, magi1.")],
+    variant: Annotated[str, typer.Option(help="Which checkpoint of the family; `demo` needs no download.")] = "demo",
+    precision: Annotated[str, typer.Option(help="bf16 (fp16 for the demo), fp8 or nvfp4.")] = "fp8",
+    target: Annotated[
+        str, typer.Option(help="cpu (ONNX Runtime) or sm121 (DGX Spark, compiled here, GPU not needed).")
+    ] = "cpu",
+    compiler: Annotated[str, typer.Option(help="For sm121: tensorrt_rtx, or tensorrt on the Spark itself.")] = "tensorrt_rtx",
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="A directory in diffusers' layout or a Hugging Face repository, instead of the variant's own."),
+    ] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="A rehearsal without a checkpoint: weights from a seed.")
+    ] = False,
+    layers: Annotated[int | None, typer.Option(min=1, help="A rehearsal with the first N blocks only, at full width.")] = None,
+    resolution: Annotated[
+        list[str] | None, typer.Option(help="WIDTHxHEIGHT to compile for; repeat it for several in one engine.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Frames to compile for, at most.")] = None,
+    home: Annotated[
+        Path | None, typer.Option(help="Where artifacts go; by default $VIDEOSDGX_HOME or `home` in the checkout.")
+    ] = None,
+    clips: Annotated[int, typer.Option(min=1, max=1000, help="Whole clips to compare with the unquantized model's.")] = 4,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 uses every core (the demo: one).")] = 0,
+    fp8_attention: Annotated[
+        bool,
+        typer.Option("--fp8-attention", help="Also the products of self-attention in FP8: less memory, less accurate."),
+    ] = False,
+    lora: Annotated[
+        list[str] | None, typer.Option(help="FILE[:SCALE], a LoRA to fuse into the weights; repeat it for several.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option(help="Do every stage again, even if it was done with the same settings.")] = False,
+) -> None:
+    """Quantize a checkpoint, verify it, and compile it to an engine with a manifest.
+
+    The stages are: checkpoint, calibrate (ModelOpt, on pipeline runs), graph (quantized ONNX), verify (on ONNX Runtime: whole
+    clips of the demo, single blocks of the published models) and, for sm121, compile. What is finished is not done again,
+    so an export that was stopped goes on where it was. An export that is less accurate than the family allows fails.
+    The published models are read one layer at a time: 3 GB of memory beside the largest file of the checkpoint suffice
+    until the compiler starts.
+
+    Examples:
+
+      videosdgx export wan21 --variant demo --precision fp8 --target cpu
+
+      videosdgx export wan21 --variant demo --precision nvfp4 --target sm121
+
+      videosdgx export wan21 --variant demo --precision nvfp4 --target cpu --clips 100
+
+      videosdgx export wan21 --variant t2v-1.3b --precision fp8 --target sm121                          (downloads it)
+
+      videosdgx export wan21 --variant t2v-14b --precision nvfp4 --target sm121 --checkpoint DIR --resolution 832x480
+
+      videosdgx export wan21 --variant t2v-14b --precision nvfp4 --target sm121 --random-weights --layers 2
+
+      videosdgx export magi1 --variant 4.5b-base --precision nvfp4 --target sm121 --resolution 720x720 --resolution 1280x720
+    """
+    _one_of("family", family, FAMILIES)
+    _one_of("precision", precision, PRECISIONS)
+    _one_of("target", target, TARGETS)
+    _one_of("compiler", compiler, COMPILERS)
+    from videosdgx.home import default_home
+
+    spec, architectures = (import_module(f"videosdgx.families.{family}.{name}") for name in ("spec", "architectures"))
+    _one_of("variant", variant, tuple(spec.SPEC.variants))
+    # torch and diffusers take seconds to import: --help and a mistyped option do not wait for them.
+    from rich.console import Console
+
+    from export.errors import ExportError
+    from export.job import Settings
+    from export.progress import Report
+
+    chosen = spec.SPEC.variants[variant]
+    if variant == "demo" and (random_weights or layers):
+        raise typer.BadParameter("--random-weights and --layers are for the published variants; the demo has its checkpoint")
+    if random_weights and (checkpoint or lora):
+        raise typer.BadParameter("--random-weights excludes --checkpoint and --lora")
+    if precision == "bf16" and target == "cpu":
+        raise typer.BadParameter("ONNX Runtime does not compute in bf16 on a CPU: choose fp16, or --target sm121")
+    if layers is not None and layers > (most := architectures.TRANSFORMERS[variant]["num_layers"]):
+        raise typer.BadParameter(f"--layers is {layers}, {variant} has {most}")
+    settings = Settings(
+        family=family,
+        home=(home or default_home()).expanduser().resolve(),
+        variant=variant,
+        precision=precision,
+        target=target,  # type: ignore[arg-type]
+        compiler=compiler,
+        checkpoint=checkpoint,
+        random_weights=random_weights,
+        layers=layers,
+        resolutions=tuple(_resolution(text, chosen) for text in resolution or []),
+        frames=_frames(frames, chosen),
+        clips=clips,
+        threads=threads,
+        fresh=fresh,
+        fp8_attention=fp8_attention,
+        loras=tuple(lora or ()),
+    )
+    console = Console()
+    try:
+        with Report(console) as report:
+            directory = import_module(f"export.{family}.exporter").Export(settings, report).run()
+        report.table()
+    except ExportError as error:
+        Console(stderr=True).print(f"export: {error}", style="red", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        if error.errno != 28:
+            raise
+        Console(stderr=True).print(
+            f"export: the disk of {settings.home} is full: make room, or choose another --home", style="red"
+        )
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print("export: stopped; the stages that were finished are kept", style="red")
+        raise typer.Exit(130) from None
+    console.print(f"wrote {directory}", highlight=False, soft_wrap=True)

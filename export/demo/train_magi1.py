@@ -1,0 +1,86 @@
+"""Train the MAGI-1 demo checkpoint from its seed: `python -m export.demo.train_magi1`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from transformers import PreTrainedTokenizerFast, T5EncoderModel
+
+from export.demo import text, train_magi1_transformer, train_magi1_vae
+from export.demo import world_magi1 as world
+from export.demo.checkpoint import MAGI1
+from videosdgx.families.magi1.autoencoder import AutoencoderKLMagi
+from videosdgx.families.magi1.pipeline import MagiPipeline
+from videosdgx.families.magi1.text import MagiSpecialTokens
+from videosdgx.families.magi1.transformer import MagiTransformer3DModel
+
+_WORK = Path("outputs/demo/magi1")
+
+
+def text_parts(seed: int) -> tuple[PreTrainedTokenizerFast, T5EncoderModel, MagiSpecialTokens]:
+    """What is not trained: tokenizer, text encoder, special tokens."""
+    tokenizer = text.build_tokenizer(world.vocabulary())
+    encoder = text.build_t5_encoder(len(tokenizer), seed)
+    return tokenizer, encoder, MagiSpecialTokens.from_arrays(train_magi1_transformer.special_tokens(seed))
+
+
+def write(vae: AutoencoderKLMagi, transformer: MagiTransformer3DModel, seed: int, out: Path) -> None:
+    """Write a MagiPipeline checkpoint in diffusers layout."""
+    tokenizer, encoder, tokens = text_parts(seed)
+    transformer.register_to_config(guidance=train_magi1_transformer.GUIDANCE)
+    MagiPipeline(
+        tokenizer=tokenizer,
+        text_encoder=encoder,
+        transformer=transformer,
+        vae=vae,
+        special_tokens=tokens,
+        split_prompts=True,
+    ).save_pretrained(out)
+    for path in out.glob("*/config.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)  # where a part was loaded from on this machine
+        path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def train(
+    seed: Annotated[int, typer.Option(help="Seed of weights, data and noise.")] = 0,
+    vae_steps: Annotated[int, typer.Option(help="Training steps of the VAE.")] = train_magi1_vae.STEPS,
+    steps: Annotated[int, typer.Option(help="Training steps of the transformer.")] = train_magi1_transformer.STEPS,
+    threads: Annotated[int, typer.Option(help="CPU threads; more than one pays only on idle cores.")] = 1,
+    work: Annotated[Path, typer.Option(help="The trained VAE is kept here, and not trained again.")] = _WORK,
+    start: Annotated[Path | None, typer.Option(help="Checkpoint whose VAE and transformer are taken to go on from.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the checkpoint goes, in diffusers layout.")] = MAGI1,
+) -> None:
+    """Train the VAE (25 minutes on one busy core), then the transformer (0.7 s a step on a free one), and write a checkpoint.
+
+    Run `python -m export.demo.evaluate_magi1` afterwards. A VAE found in --work is taken from there: delete the folder to
+    start over. Same seed, steps and machine: same weights.
+    """
+    console = Console()
+    torch.set_num_threads(threads)
+    ready = (start or work) / "vae"
+    if ready.exists():
+        console.print(f"vae: taken from {ready}")
+        vae = AutoencoderKLMagi.from_pretrained(ready).eval()
+    else:
+        vae = train_magi1_vae.train(seed, vae_steps, console.print)
+        vae.save_pretrained(work / "vae")
+    tokenizer, encoder, tokens = text_parts(seed)
+    clips = train_magi1_transformer.CLIPS_PER_COMBINATION
+    latents, shown = train_magi1_transformer.encode_clips(vae, clips, np.random.default_rng(seed + 2))
+    data = train_magi1_transformer.prepare(latents, shown, tokenizer, encoder, tokens.other_tokens)
+    console.print(f"{len(latents)} clips of {latents.shape[1]} chunks and {len(data.lengths)} captions are ready")
+    begun = MagiTransformer3DModel.from_pretrained(start / "transformer") if start else None
+    transformer = train_magi1_transformer.train(data, seed, steps, console.print, begun)
+    write(vae, transformer, seed, out)
+    console.print(f"written to {out}")
+
+
+if __name__ == "__main__":
+    typer.run(train)

@@ -1,0 +1,1 @@
+"""Exporting MAGI-1."""

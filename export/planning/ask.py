@@ -1,0 +1,110 @@
+"""From what is typed to the clips that are planned. No torch here: a mistyped value is told at once."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from export.planning.gb10 import Arithmetic
+from export.planning.work import Request
+from videosdgx.families.request import InvalidInput, check_steps
+from videosdgx.families.spec import Variant
+
+_UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12, "MIB": 2.0**20, "GIB": 2.0**30, "TIB": 2.0**40}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is the same for all clips of a plan; None takes the variant's default. Resolution is (width, height)."""
+
+    resolution: tuple[int, int] | None = None
+    frames: int | None = None
+    steps: int | None = None
+    guided: bool = True
+    fp8_attention: bool = False
+
+
+def parse_bytes(name: str, text: str) -> float:
+    """Bytes of a text such as `128GB` or `119GiB`.
+
+    Raises:
+        InvalidInput: it is not a number with a unit.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B)\s*", text, re.IGNORECASE)
+    if not found or found[2].upper() not in _UNITS:
+        raise InvalidInput(f"{name} is {text!r}, it must be a number with MB, GB, TB, MiB, GiB or TiB, such as 128GB")
+    return float(found[1]) * _UNITS[found[2].upper()]
+
+
+def parse_resolution(text: str) -> tuple[int, int]:
+    """Width and height of a text such as `832x480`.
+
+    Raises:
+        InvalidInput: it is not two whole numbers with an x between.
+    """
+    found = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text.strip())
+    if not found:
+        raise InvalidInput(f"resolution is {text!r}, it must be WIDTHxHEIGHT in pixels, such as 832x480")
+    return int(found[1]), int(found[2])
+
+
+def _chosen(what: str, value: str, allowed: Sequence[str]) -> str:
+    if value not in allowed:
+        raise InvalidInput(f"{what} is {value!r}, it must be one of {', '.join(allowed)}")
+    return value
+
+
+def _request(family: str, variant: Variant, precision: str, ask: Ask) -> Request:
+    width, height = ask.resolution or (variant.width, variant.height)
+    frames = variant.num_frames if ask.frames is None else ask.frames
+    steps = variant.num_inference_steps if ask.steps is None else ask.steps
+    named = f"{family}:{variant.name}"
+    for side, length in (("width", width), ("height", height)):
+        if length not in variant.sides:
+            raise InvalidInput(f"{side} is {length}, it must be {variant.sides} for {named}")
+    if frames not in variant.frames:
+        raise InvalidInput(f"frames is {frames}, it must be {variant.frames} for {named}")
+    if width * height * frames > variant.max_pixels:
+        size = f"width x height x frames is {width * height * frames}"
+        raise InvalidInput(f"{size}, at most {variant.max_pixels} are allowed for {named}")
+    check_steps("steps", steps, variant, variant.window_size)
+    attention: Arithmetic = "fp8" if ask.fp8_attention else "fp16"
+    return Request(family, variant, precision, width, height, frames, steps, ask.guided, attention)
+
+
+def requests(
+    targets: Sequence[str], families: Mapping[str, Mapping[str, Variant]], precisions: Sequence[str], ask: Ask
+) -> tuple[list[Request], list[str]]:
+    """The clips that `targets` name (FAMILY[:VARIANT[:PRECISION]]; none at all: everything), and why some are left out.
+
+    A variant that was not named and cannot make such a clip is left out.
+
+    Args:
+        targets: as typed.
+        families: the variants of each family by name.
+        precisions: of the transformers.
+        ask: what is the same for all clips.
+
+    Raises:
+        InvalidInput: naming the value and the limit.
+    """
+    found: list[Request] = []
+    left_out: list[str] = []
+    reason: InvalidInput | None = None
+    for target in targets or list(families):
+        family, *rest = target.split(":")
+        variants = families[_chosen("family", family, list(families))]
+        if len(rest) > 2:
+            raise InvalidInput(f"target is {target!r}, it must be FAMILY, FAMILY:VARIANT or FAMILY:VARIANT:PRECISION")
+        names = [_chosen("variant", rest[0], list(variants))] if rest else list(variants)
+        chosen = [_chosen("precision", rest[1], list(precisions))] if len(rest) == 2 else list(precisions)
+        for name in names:
+            try:
+                found += [_request(family, variants[name], precision, ask) for precision in chosen]
+            except InvalidInput as error:
+                if rest:
+                    raise
+                left_out.append(f"{family}:{name} is left out: {error}")
+                reason = error
+    if not found:
+        raise InvalidInput(f"no variant can make such a clip: {reason}")
+    return list(dict.fromkeys(found)), left_out

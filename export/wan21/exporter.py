@@ -1,0 +1,98 @@
+"""What an export of Wan 2.1 has of its own."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from export import exporter, writing
+from export.exporter import EngineFiles
+from export.job import CPU_DTYPES, Settings
+from export.linears import Dtypes
+from export.progress import Report, Step
+from export.stages import digest
+from export.wan21 import policy
+from export.wan21.blockwise import Blockwise
+from export.wan21.graph import write_graph
+from export.wan21.job import Job
+from export.wan21.lowered import TEXT_LENGTH
+from export.wan21.profiles import IMAGE_TOKENS, profiles
+from export.wan21.prompts import calibration_prompts
+from export.wan21.streamed import STEPS
+from export.wan21.whole import WholePipeline
+from videosdgx.artifacts import Calibration, TensorSpec
+from videosdgx.engines.onnxruntime_engine import OnnxRuntimeEngine
+
+PLAN = "engine.plan"
+
+
+class Export(exporter.Export):
+    """One export of Wan 2.1."""
+
+    job: Job
+    folders = ("scheduler", "tokenizer")
+    cpu_files = (writing.MAIN.model, writing.MAIN.data)
+
+    def __init__(self, settings: Settings, report: Report) -> None:
+        super().__init__(Job(settings, report))
+
+    def engines(self) -> list[EngineFiles]:
+        """The transformer."""
+        job, settings = self.job, self.settings
+        shapes = profiles(job.config, job.variant, settings.resolutions, settings.frames)
+        return [EngineFiles(writing.MAIN.engine, PLAN, writing.MAIN.data, shapes)]
+
+    def write(self, directory: Path, dtypes: Dtypes, maxima: Mapping[str, float], step: Step) -> None:
+        """Fill a directory with the quantized ONNX."""
+        write_graph(directory, self.job.source, self.job.build(dtypes), maxima, step.expect, step.advance)
+
+    def check(self) -> tuple[dict[str, float], Path]:
+        """Calibrate, write the graph that is shipped or compiled, verify."""
+        job = self.job
+        if job.is_demo:
+            assert job.checkpoint is not None
+            whole = WholePipeline(job, job.checkpoint)
+            maxima = whole.calibrate()
+            # Verified for both targets: this graph has the weights, scales and roundings that the compiled one has.
+            graph = self.graph(maxima, CPU_DTYPES)
+            accuracy = whole.verify(graph, maxima, self._on_cpu)
+            if self.settings.target != "cpu":
+                graph = self.graph(maxima, job.gpu_dtypes)
+                accuracy |= whole.verify_fp16(graph, self._on_cpu)
+            return accuracy, graph
+        blocks = Blockwise(job)
+        maxima = blocks.calibrate()
+        graph = self.graph(maxima, CPU_DTYPES if self.settings.target == "cpu" else job.gpu_dtypes)
+        return blocks.verify(maxima), graph
+
+    def _on_cpu(self, graph: Path) -> OnnxRuntimeEngine:
+        """A graph on ONNX Runtime, which knows no profiles."""
+        return OnnxRuntimeEngine(graph, self.manifest({}, None, []), self.job.threads)
+
+    def inputs_and_outputs(self, dtypes: Dtypes) -> tuple[list[TensorSpec], list[TensorSpec]]:
+        """Everything in and out is fp32."""
+        config = self.job.config
+        latent: list[int | str] = ["batch", config.in_channels, "frames", "height", "width"]
+        result: list[int | str] = ["batch", config.out_channels, "frames", "height", "width"]
+        inputs = [
+            TensorSpec(name="hidden_states", dtype="float32", shape=latent),
+            TensorSpec(name="timestep", dtype="float32", shape=["batch"]),
+            TensorSpec(name="encoder_hidden_states", dtype="float32", shape=["batch", TEXT_LENGTH, config.text_dim]),
+        ]
+        if config.image_dim is not None:
+            image: list[int | str] = ["batch", IMAGE_TOKENS, config.image_dim]
+            inputs.append(TensorSpec(name="encoder_hidden_states_image", dtype="float32", shape=image))
+        return inputs, [TensorSpec(name="sample", dtype="float32", shape=result)]
+
+    def policy(self) -> dict[str, str]:
+        """Which parts are not in the export's own format, and why."""
+        job = self.job
+        kept = policy.kept_higher(job.config, self.settings.precision, job.gpu_dtypes.compute)
+        return kept | policy.attention(job.fp8_attention)
+
+    def calibration(self) -> Calibration | None:
+        """What the scales were collected on."""
+        job = self.job
+        if job.is_demo:
+            prompts, steps = calibration_prompts("demo"), job.variant.num_inference_steps
+        else:
+            prompts, steps = Blockwise(job).prompts, 1 if job.source.random else STEPS
+        return Calibration(prompts=len(prompts), steps=steps, sha256=digest({"prompts": prompts}))

@@ -1,0 +1,5 @@
+"""Holds Wan 2.1's text encoder (UMT5)."""
+
+from videosdgx.serving.component import ComponentModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

@@ -1,0 +1,44 @@
+"""What the README shows to paste is pasted here."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Server
+from videosdgx.home import CHECKOUT
+
+TEXT = (CHECKOUT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(python|bash)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+
+
+def test_links_lead_to_files() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert "://" in target or (CHECKOUT / target).exists(), target
+
+
+def test_both_languages_are_shown() -> None:
+    assert {language for language, _ in BLOCKS} == {"python", "bash"}
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(("language", "code"), BLOCKS, ids=[f"{language}-{i}" for i, (language, _) in enumerate(BLOCKS)])
+def test_a_block_works_as_it_stands(language: str, code: str, server: Server, tmp_path: Path) -> None:
+    if "curl" in code and shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    code = code.replace("localhost:8000", server.http_url)
+    # Commands without --url mean the default address, which the tests' server has not.
+    environment = os.environ | {
+        "VIDEOSDGX_URL": server.http_url,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    command = [sys.executable, "-c", code] if language == "python" else ["bash", "-euo", "pipefail", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"error"' not in done.stdout
+    for made in tmp_path.glob("*.mp4"):
+        assert made.read_bytes()[4:8] == b"ftyp"

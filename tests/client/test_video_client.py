@@ -1,0 +1,212 @@
+"""The Python client, against a real server and against none."""
+
+import io
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import av
+import pytest
+from PIL import Image
+
+from client import ClientError, Event, GenerationTimeout, InvalidValue, ServerError, ServerUnavailable, Video, VideoClient
+from client.results import to_event
+from client.video_client import split_url
+from tests.conftest import Server
+
+PROMPT = "a red circle moving right on a teal background"
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[VideoClient]:
+    with VideoClient(server.http_url) as client:
+        yield client
+
+
+def wait_until_idle(client: VideoClient, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while client.status()["leases"]:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("localhost:8000", ("localhost", 8000)),
+        ("spark.local", ("spark.local", 8000)),
+        ("http://10.0.0.2:9000/", ("10.0.0.2", 9000)),
+        ("[::1]:8000", ("[::1]", 8000)),
+    ],
+)
+def test_url(url: str, expected: tuple[str, int]) -> None:
+    assert split_url(url) == expected
+
+
+@pytest.mark.parametrize("url", ["", ":8000", "localhost:http", "localhost:99999", "https://localhost:8000", "localhost:1/v2"])
+def test_a_bad_url_is_named(url: str) -> None:
+    with pytest.raises(ClientError, match="HOST:PORT"):
+        VideoClient(url)
+
+
+def test_without_a_server_every_method_says_how_to_start_one() -> None:
+    client = VideoClient("localhost:1")
+    assert not client.ready()
+    for call in (client.status, client.models, lambda: client.load("x"), lambda: client.generate("wan21", PROMPT)):
+        with pytest.raises(ServerUnavailable, match="no server at localhost:1: start one with videosdgx serve"):
+            call()
+
+
+def test_something_else_at_the_port_is_not_taken_for_triton() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(ServerUnavailable, match="not Triton's HTTP endpoint"):
+            VideoClient(f"127.0.0.1:{listener.getsockname()[1]}").models()
+
+
+def test_an_event_of_a_newer_server_is_understood() -> None:
+    event = to_event({"id": "a", "phase": "refining", "step": 1, "steps": 2, "elapsed": 0.5, "detail": "", "layer": 3})
+    assert event == Event("a", "refining", 1, 2, 0.5, "")
+
+
+def test_saving_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "x.mp4"
+    Video(b"old", {}).save(target)
+    assert Video(b"new", {}).save(target) == target
+    assert target.read_bytes() == b"new" and list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.server
+def test_generate_tells_every_phase_and_step(client: VideoClient) -> None:
+    events: list[Event] = []
+    video = client.generate("wan21", PROMPT, seed=7, num_inference_steps=6, on_progress=events.append)
+    with av.open(io.BytesIO(video.data)) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
+        assert len(list(container.decode(video=0))) == video.metadata["num_frames"]
+    phases = list(dict.fromkeys(event.phase for event in events))
+    assert [phase for phase in phases if phase != "loading"] == [
+        "queued", "encoding", "sampling", "decoding", "muxing", "done",
+    ]  # fmt: skip
+    assert [event.step for event in events if event.phase == "sampling"] == list(range(7))
+    assert all(before.elapsed <= after.elapsed for before, after in itertools.pairwise(events))
+    assert len({event.id for event in events} | {video.metadata["id"]}) == 1
+    assert video.metadata["seed"] == 7 and len(video.metadata["step_seconds"]) == 6
+
+
+@pytest.mark.server
+def test_one_frame_as_png(client: VideoClient) -> None:
+    image = client.generate("wan21", PROMPT, num_frames=1, width=32, response_format="png", num_inference_steps=2)
+    assert Image.open(io.BytesIO(image.data)).size == (32, 64)
+
+
+@pytest.mark.server
+def test_two_threads_may_share_a_client_and_get_their_own_videos(client: VideoClient) -> None:
+    made: dict[int, Video] = {}
+
+    def make(seed: int) -> None:
+        made[seed] = client.generate("wan21", PROMPT, seed=seed, num_inference_steps=3)
+
+    threads = [threading.Thread(target=make, args=(seed,)) for seed in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {seed: video.metadata["seed"] for seed, video in made.items()} == {1: 1, 2: 2}
+    assert made[1].data != made[2].data
+    assert client.generate("wan21", PROMPT, seed=1, num_inference_steps=3).data == made[1].data
+
+
+@pytest.mark.server
+def test_an_exception_in_the_callback_cancels_on_the_server(client: VideoClient) -> None:
+    class Enough(Exception):
+        pass
+
+    seen: list[int] = []
+
+    def stop_at_two(event: Event) -> None:
+        seen.append(event.step)
+        if event.step == 2:
+            raise Enough
+
+    with pytest.raises(Enough):
+        client.generate("wan21", PROMPT, num_inference_steps=100, on_progress=stop_at_two)
+    assert seen[-1] == 2
+    assert wait_until_idle(client, 1.0), "the generation still runs a second after it was cancelled"
+
+
+@pytest.mark.server
+def test_a_timeout_cancels_on_the_server(client: VideoClient) -> None:
+    client.generate("wan21", PROMPT, num_inference_steps=1)  # so that the components are loaded
+    with pytest.raises(GenerationTimeout, match=r"0\.5 s"):
+        client.generate("wan21", PROMPT, num_inference_steps=100, timeout=0.5)
+    assert wait_until_idle(client, 1.0)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"width": 7}, ["width is 7", "multiple of 16"]),
+        ({"seed": -1}, ["seed is -1", "4294967295"]),
+        ({"guidance_scale": float("nan")}, ["guidance_scale is nan"]),
+        ({"response_format": "gif"}, ["response_format", "mp4"]),
+        ({"image": b"x"}, ["image"]),
+    ],
+)
+def test_what_the_server_refuses_is_passed_on(client: VideoClient, inputs: dict, words: list[str]) -> None:
+    with pytest.raises(ServerError) as caught:
+        client.generate("wan21", PROMPT, **inputs)
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
+
+
+@pytest.mark.server
+def test_the_server_survives_hundreds_of_refusals_in_a_row(client: VideoClient) -> None:
+    """Triton 2.51 died after a few hundred when this client cancelled a stream that had failed."""
+
+    def be_refused(times: int) -> None:
+        for _ in range(times):
+            with pytest.raises(ServerError, match="seed is -1"):
+                client.generate("wan21", PROMPT, seed=-1)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(be_refused, [300] * 3))
+    assert client.ready()
+
+
+@pytest.mark.server
+def test_names_that_do_not_exist_are_answered_with_those_that_do(client: VideoClient) -> None:
+    with pytest.raises(ServerError, match=r"no family 'sora' at .*, it serves wan21"):
+        client.generate("sora", PROMPT)
+    with pytest.raises(ServerError, match=r"no model 'wan21_unet' at .*wan21_transformer"):
+        client.unload("wan21_unet")
+    with pytest.raises(ServerError, match="wan21_unet"):
+        client.load("wan21_unet")
+    with pytest.raises(InvalidValue, match="no input chunks, it has prompt, "):
+        client.generate("wan21", PROMPT, chunks=3)
+
+
+@pytest.mark.server
+def test_load_and_unload(client: VideoClient) -> None:
+    def state() -> str:
+        return client.status()["components"]["wan21_transformer"]["state"]
+
+    client.load("wan21_transformer")
+    assert state() == "ready"
+    assert {"name": "wan21_transformer", "state": "READY", "reason": ""} in client.models()
+    client.unload("wan21_transformer")
+    assert state() == "unloaded"
+    client.generate("wan21", PROMPT, num_inference_steps=1)
+    assert state() == "ready"

@@ -1,0 +1,118 @@
+"""What the rooms' tests share: exported demo artifacts and a real Triton server."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from videosdgx.home import CHECKOUT, default_home
+
+VIDEOSDGX = str(Path(sys.executable).parent / "videosdgx")
+
+
+@dataclass
+class Server:
+    """A running `videosdgx serve`."""
+
+    process: subprocess.Popen[bytes]
+    home: Path
+    log: Path
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+
+    @property
+    def http_url(self) -> str:
+        return f"localhost:{self.http_port}"
+
+    @property
+    def grpc_url(self) -> str:
+        return f"localhost:{self.grpc_port}"
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(40)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def start_server(home: Path, *arguments: str, seconds: float = 60) -> Server:
+    http_port, grpc_port, metrics_port = free_ports(3)
+    log = home / "server.log"
+    command = [VIDEOSDGX, "serve", "--home", str(home), "--http-port", str(http_port), "--grpc-port", str(grpc_port)]
+    command += ["--metrics-port", str(metrics_port), "--verbose", *arguments]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=CHECKOUT)
+    server = Server(process, home, log, http_port, grpc_port, metrics_port)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://{server.http_url}/v2/health/ready", timeout=1):
+                return server
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    process.kill()
+    raise AssertionError(f"the server did not become ready in {seconds} s:\n{log.read_text()[-4000:]}")
+
+
+@pytest.fixture(scope="session")
+def exported_home() -> Path:
+    """The checkout's home with the demo exported in FP8 and NVFP4 for the CPU (a no-op when it is there already)."""
+    home = default_home()
+    for precision in ("fp8", "nvfp4"):
+        command = [VIDEOSDGX, "export", "wan21", "--variant", "demo", "--precision", precision, "--target", "cpu"]
+        subprocess.run([*command, "--home", str(home)], check=True, stdin=subprocess.DEVNULL)
+    return home
+
+
+@pytest.fixture(scope="session")
+def copied_home(exported_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the exported artifacts for a server of the tests, so that outputs and records go nowhere else."""
+    home = tmp_path_factory.mktemp("home")
+    shutil.copytree(exported_home / "artifacts", home / "artifacts")
+    return home
+
+
+@pytest.fixture(scope="session")
+def server(copied_home: Path) -> Iterator[Server]:
+    """One server for all tests that do not harm it; each leaves it working."""
+    running = start_server(copied_home, "--family", "wan21")
+    yield running
+    if running.process.poll() is None:
+        assert running.stop() == 0
+    if os.environ.get("SHOW_SERVER_LOG"):
+        print(running.log.read_text())
+
+
+@pytest.fixture(scope="session")
+def magi1_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of MAGI-1 only, with tiny random weights; tests leave it working."""
+    from tests.serving.magi1_home import write_magi1_home
+
+    home = tmp_path_factory.mktemp("magi1")
+    write_magi1_home(home)
+    running = start_server(home, "--family", "magi1", "--target", "cpu")
+    yield running
+    if running.process.poll() is None:
+        assert running.stop() == 0
+    if os.environ.get("SHOW_SERVER_LOG"):
+        print(running.log.read_text())

@@ -1,0 +1,39 @@
+"""What a machine without a GPU says to the VAE's engine."""
+
+import json
+
+import pytest
+import torch
+
+from videosdgx.artifacts import ArtifactError, Manifest, Profile, seal
+from videosdgx.families.wan21.vae_engine import EngineVAE, whole_sizes
+
+
+def sealed(directory):
+    (directory / "first.plan").write_bytes(b"no engine")
+    (directory / "next.plan").write_bytes(b"no engine")
+    (directory / "config.json").write_text(json.dumps({"z_dim": 16}))
+    sides = [[32, 32], [60, 104]]
+    shapes = [{"latent": [1, 16, 1, *side]} for side in sides]
+    manifest = Manifest(
+        family="wan21",
+        variant="demo",
+        component="vae",
+        precision="fp16",
+        target="sm121",
+        runtime="tensorrt_rtx",
+        versions={"tensorrt_rtx": "1.7.1"},
+        source="test",
+        profiles=[Profile(name="p", min=shape, opt=shape, max=shape) for shape in shapes],
+    )
+    return seal(directory, manifest)
+
+
+def test_sizes_decoded_whole_are_in_pixels(tmp_path):
+    assert whole_sizes(sealed(tmp_path)) == ((256, 256), (480, 832))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_the_message_says_so(tmp_path):
+    with pytest.raises(ArtifactError, match="needs an NVIDIA GPU"):
+        EngineVAE(tmp_path, sealed(tmp_path))

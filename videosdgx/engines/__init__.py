@@ -1,0 +1,1 @@
+"""Running a compiled transformer: one small interface, one file per runtime."""

@@ -1,0 +1,7 @@
+"""What each model family is: its limits and defaults, its pipeline, its samplers."""
+
+from videosdgx.families.magi1.spec import SPEC as MAGI1
+from videosdgx.families.spec import FamilySpec
+from videosdgx.families.wan21.spec import SPEC as WAN21
+
+FAMILIES: dict[str, FamilySpec] = {spec.name: spec for spec in (WAN21, MAGI1)}

@@ -1,0 +1,1 @@
+"""MAGI-1: long video, chunk by chunk."""

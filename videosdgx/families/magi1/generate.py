@@ -1,0 +1,152 @@
+"""One generation with MAGI-1 whose networks run elsewhere: what serving calls.
+
+The weightless `pipeline` artifact has tokenizer/, transformer/config.json, transformer/null_caption.safetensors (the network's
+null caption, which the sampler needs), vae/config.json, and special_tokens/ for networks that were trained with them.
+"""
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from videosdgx.families.magi1.pipeline import MagiPipeline
+from videosdgx.families.magi1.remote import RemoteTextEncoder, RemoteTransformer, RemoteVAE, Run
+from videosdgx.families.magi1.spec import SPLIT_PROMPTS
+from videosdgx.families.magi1.text import MagiSpecialTokens, encode_prompt
+from videosdgx.families.request import GenerationRequest
+from videosdgx.families.spec import Variant
+
+NULL_CAPTION_FILE, NULL_CAPTION = "null_caption.safetensors", "null_caption_embedding"
+
+
+class Progress(Protocol):
+    """Who wants to know how a generation goes. `id` names it."""
+
+    id: str
+
+    def plan(self, steps: int, chunks: int) -> None:
+        """So many steps and chunks there will be."""
+        ...
+
+    def phase(self, name: str) -> None:
+        """A phase begins: encoding, sampling, decoding."""
+        ...
+
+    def step(self, step: int) -> None:
+        """So many steps are finished."""
+        ...
+
+
+class PromptCache:
+    """Text features [n,C] of the prompts used last, so that a repeated prompt is encoded once."""
+
+    def __init__(self, size: int = 32):
+        self._size = size
+        self._features: OrderedDict[str, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def features(self, prompt: str, pipeline: MagiPipeline, max_length: int) -> Tensor:
+        """Features fp32 of one prompt, of at most `max_length` tokens."""
+        with self._lock:
+            if prompt in self._features:
+                self._features.move_to_end(prompt)
+                return self._features[prompt]
+        features = encode_prompt(prompt, pipeline.tokenizer, pipeline.text_encoder, max_length)
+        with self._lock:
+            self._features[prompt] = features
+            while len(self._features) > self._size:
+                self._features.popitem(last=False)
+        return features
+
+
+_tokenizers: dict[Path, Any] = {}
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer of a `pipeline` artifact, read once per process."""
+    if directory not in _tokenizers:
+        _tokenizers[directory] = AutoTokenizer.from_pretrained(directory / "tokenizer")
+    return _tokenizers[directory]
+
+
+def build_pipeline(directory: Path, variant: Variant, networks: Mapping[str, Run], generation: str) -> MagiPipeline:
+    """A pipeline from the `pipeline` artifact at `directory` and functions that run the three networks.
+
+    `generation` names what the transformer keeps for it.
+    """
+    config = json.loads((directory / "transformer" / "config.json").read_bytes())
+    null_caption = load_file(directory / "transformer" / NULL_CAPTION_FILE)[NULL_CAPTION]
+    special_tokens = directory / "special_tokens"
+    return MagiPipeline(
+        tokenizer=load_tokenizer(directory),
+        text_encoder=RemoteTextEncoder(networks["text_encoder"]),
+        transformer=RemoteTransformer(networks["transformer"], config, null_caption, generation),
+        vae=RemoteVAE(networks["vae"], json.loads((directory / "vae" / "config.json").read_bytes())),
+        special_tokens=MagiSpecialTokens.from_pretrained(special_tokens) if special_tokens.exists() else None,
+        split_prompts=variant.name in SPLIT_PROMPTS,
+    )
+
+
+def generate(
+    directory: Path,
+    variant: Variant,
+    request: GenerationRequest,
+    networks: Mapping[str, Run],
+    progress: Progress,
+    prompts: PromptCache,
+) -> Generator[np.ndarray, None, None]:
+    """Yield the frames of each chunk, uint8 [F,H,W,3], as soon as it is clean.
+
+    Args:
+        directory: the weightless `pipeline` artifact.
+        variant: of that artifact.
+        request: what to make.
+        networks: `text_encoder`, `transformer` and `vae` as functions.
+        progress: is told each phase and step; an exception from it ends the generation (cancelling).
+        prompts: features of earlier prompts of the same artifact.
+    """
+
+    def vae(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if "latents" in inputs:
+            progress.phase("decoding")
+        return networks["vae"](inputs)
+
+    def step_end(_pipeline: MagiPipeline, step: int, _done: Any, _kwargs: dict[str, Any]) -> None:
+        progress.step(step + 1)
+
+    def plan(schedule: Any) -> None:
+        progress.plan(schedule.num_updates, schedule.num_chunks - schedule.first_chunk)
+        progress.phase("sampling")
+
+    progress.phase("encoding")
+    pipeline = build_pipeline(directory, variant, {**networks, "vae": vae}, progress.id)
+    length = pipeline.transformer.config.caption_max_length
+    frames = request.prefix.frames if request.prefix else None
+    chunks = pipeline.stream(
+        request.prompt,
+        image=frames if request.start == "image" else None,
+        video=frames if request.start == "video" else None,
+        height=request.height,
+        width=request.width,
+        num_frames=request.num_frames,
+        num_inference_steps=request.num_inference_steps,
+        window_size=request.window_size,
+        generator=torch.Generator("cpu").manual_seed(request.seed),
+        prompt_features=lambda prompt: prompts.features(prompt, pipeline, length),
+        on_schedule=plan,
+        callback_on_step_end=step_end,
+    )
+    left = request.num_frames
+    for chunk in chunks:
+        left -= len(chunk)
+        yield chunk
+        if left:
+            progress.phase("sampling")

@@ -1,0 +1,63 @@
+"""The parts of Wan 2.1 that run in PyTorch, with the interface of an engine: named arrays in, named arrays out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from videosdgx.artifacts import Manifest
+
+
+def _device(manifest: Manifest) -> torch.device:
+    return torch.device("cpu" if manifest.target == "cpu" else "cuda")
+
+
+class TextEncoder:
+    """UMT5: `input_ids`, `attention_mask` int64 [B,L] -> `last_hidden_state` float32 [B,L,D]."""
+
+    def __init__(self, directory: Path, manifest: Manifest):
+        from transformers import UMT5EncoderModel
+
+        self.manifest = manifest
+        self.device = _device(manifest)
+        dtype = torch.bfloat16 if manifest.precision == "bf16" else torch.float32
+        self.model = UMT5EncoderModel.from_pretrained(directory, dtype=dtype, use_safetensors=True)
+        self.model.to(self.device).eval()
+
+    @torch.inference_mode()
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Encode token ids."""
+        ids, mask = (torch.from_numpy(inputs[name]).to(self.device) for name in ("input_ids", "attention_mask"))
+        return {"last_hidden_state": self.model(ids, mask).last_hidden_state.float().cpu().numpy()}
+
+    def close(self) -> None:
+        """Give the memory back."""
+        del self.model
+
+
+class VAE:
+    """The decoder of `AutoencoderKLWan`: `latents` float32 [B,16,f,h,w] -> `video` float32 [B,3,F,H,W] in [-1,1]."""
+
+    def __init__(self, directory: Path, manifest: Manifest):
+        from diffusers import AutoencoderKLWan
+
+        self.manifest = manifest
+        self.device = _device(manifest)
+        self.model = AutoencoderKLWan.from_pretrained(directory, torch_dtype=torch.float32, use_safetensors=True)
+        # Tiles of 256 pixels bound the memory of large frames; frames within one tile are decoded exactly as without.
+        self.model.enable_tiling()
+        self.model.to(self.device).eval()
+
+    @torch.inference_mode()
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Decode latents that are no longer normalised."""
+        latents = torch.from_numpy(inputs["latents"]).to(self.device)
+        return {"video": self.model.decode(latents, return_dict=False)[0].float().cpu().numpy()}
+
+    def close(self) -> None:
+        """Give the memory back."""
+        del self.model
+
+
+TORCH_COMPONENTS = {"text_encoder": TextEncoder, "vae": VAE}

@@ -1,0 +1,212 @@
+"""Wan 2.1's pipeline: diffusers' own `WanPipeline`, whose three networks run elsewhere.
+
+A network is called through a function from named numpy arrays to named numpy arrays: an engine in this process, or a
+Triton component in another. So the served video and the in-process video come from the same code. The stand-ins are
+(empty) torch modules because the pipeline asks its parts for their device the way it asks modules.
+"""
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from diffusers import WanPipeline
+from transformers import AutoTokenizer
+
+from videosdgx.families.request import GenerationRequest
+from videosdgx.families.spec import Variant
+from videosdgx.families.wan21.few_step import build_scheduler, share_generator
+
+Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+
+# Both official and diffusers code pad the text to 512 positions; the I2V blocks rely on that number.
+TEXT_LENGTH = 512
+
+
+class Progress(Protocol):
+    """Who wants to know how a generation goes."""
+
+    def phase(self, name: str) -> None:
+        """A phase begins: encoding, sampling, decoding."""
+        ...
+
+    def step(self, step: int) -> None:
+        """So many sampling steps are finished."""
+        ...
+
+
+def _config(path: Path) -> SimpleNamespace:
+    return SimpleNamespace(**json.loads(path.read_text()))
+
+
+class RemoteTransformer(torch.nn.Module):
+    """Stands for `WanTransformer3DModel`: same call, same result tuple; the forward pass happens in `run`."""
+
+    dtype = torch.float32
+    device = torch.device("cpu")
+
+    def __init__(self, run: Run, config: SimpleNamespace):
+        super().__init__()
+        self.run = run
+        self.config = config
+
+    @contextmanager
+    def cache_context(self, name: str, **step: Any) -> Iterator[None]:
+        """The pipeline tells which guidance branch and step follows; nothing is cached between steps here."""
+        yield
+
+    def forward(
+        self, hidden_states: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor, **_: Any
+    ) -> tuple[torch.Tensor]:
+        """Velocity [B,16,f,h,w] (noise - data) for latents of the same shape, timestep [B] in 0..1000, text [B,512,D]."""
+        outputs = self.run(
+            {
+                "hidden_states": hidden_states.float().numpy(),
+                "timestep": timestep.float().numpy(),
+                "encoder_hidden_states": encoder_hidden_states.float().numpy(),
+            }
+        )
+        return (torch.from_numpy(outputs["sample"]),)
+
+
+class RemoteTextEncoder(torch.nn.Module):
+    """Stands for `UMT5EncoderModel`."""
+
+    dtype = torch.float32
+    device = torch.device("cpu")
+
+    def __init__(self, run: Run):
+        super().__init__()
+        self.run = run
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+        """Last hidden state [B,L,D] for token ids and mask [B,L]."""
+        outputs = self.run({"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()})
+        return SimpleNamespace(last_hidden_state=torch.from_numpy(outputs["last_hidden_state"]))
+
+
+class RemoteVAE(torch.nn.Module):
+    """Stands for `AutoencoderKLWan`, of which text to video needs the decoder."""
+
+    dtype = torch.float32
+    device = torch.device("cpu")
+
+    def __init__(self, run: Run, config: SimpleNamespace):
+        super().__init__()
+        self.run = run
+        self.config = config
+
+    def decode(self, z: torch.Tensor, return_dict: bool = False) -> tuple[torch.Tensor]:
+        """Video [B,3,F,H,W] in [-1,1] for latents [B,16,f,h,w] that are no longer normalised."""
+        return (torch.from_numpy(self.run({"latents": z.float().numpy()})["video"]),)
+
+
+def build_pipeline(directory: Path, variant: Variant, text_encoder: Run, transformer: Run, vae: Run) -> WanPipeline:
+    """A `WanPipeline` from the weightless `pipeline` artifact at `directory` and three functions that run the networks.
+
+    A pipeline holds the scheduler's history, so each generation needs one of its own; building one is cheap
+    (see `load_tokenizer` for the part that is not).
+    """
+    scheduler = build_scheduler(directory / "scheduler", variant.sampler, variant.flow_shift)
+    pipeline = WanPipeline(
+        tokenizer=load_tokenizer(directory),
+        text_encoder=RemoteTextEncoder(text_encoder),
+        vae=RemoteVAE(vae, _config(directory / "vae" / "config.json")),
+        scheduler=scheduler,
+        transformer=RemoteTransformer(transformer, _config(directory / "transformer" / "config.json")),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+_tokenizers: dict[Path, Any] = {}
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer of a `pipeline` artifact, read once per process (UMT5's vocabulary of 256,384 takes seconds)."""
+    if directory not in _tokenizers:
+        _tokenizers[directory] = AutoTokenizer.from_pretrained(directory / "tokenizer")
+    return _tokenizers[directory]
+
+
+class PromptCache:
+    """Text features of the prompts used last, so that a repeated prompt (above all the negative one) is encoded once."""
+
+    def __init__(self, size: int = 32):
+        self._size = size
+        self._features: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def features(self, prompt: str, pipeline: WanPipeline) -> torch.Tensor:
+        """Text features [1,512,D] float32 of one prompt, zero beyond its tokens."""
+        with self._lock:
+            if prompt in self._features:
+                self._features.move_to_end(prompt)
+                return self._features[prompt]
+        embeds, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=TEXT_LENGTH)
+        with self._lock:
+            self._features[prompt] = embeds
+            while len(self._features) > self._size:
+                self._features.popitem(last=False)
+        return embeds
+
+
+def generate(
+    directory: Path,
+    variant: Variant,
+    request: GenerationRequest,
+    networks: Mapping[str, Run],
+    progress: Progress,
+    prompts: PromptCache,
+) -> np.ndarray:
+    """One whole generation: encode the prompts, run the sampling loop, decode.
+
+    Args:
+        directory: the weightless `pipeline` artifact.
+        variant: of that artifact.
+        request: what to make.
+        networks: `text_encoder`, `transformer` and `vae` as functions.
+        progress: is told each phase and step; an exception from it ends the generation (cancelling).
+        prompts: features of earlier prompts of the same artifact.
+
+    Returns:
+        Frames, float32 [F,H,W,3] in [0,1].
+    """
+
+    def decode(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        progress.phase("decoding")
+        return networks["vae"](inputs)
+
+    def step_end(_pipeline: WanPipeline, step: int, _timestep: Any, _kwargs: dict[str, Any]) -> dict[str, Any]:
+        progress.step(step + 1)
+        return {}
+
+    pipeline = build_pipeline(directory, variant, networks["text_encoder"], networks["transformer"], decode)
+    progress.phase("encoding")
+    guided = request.guidance_scale > 1.0  # the condition of the pipeline
+    embeds = prompts.features(request.prompt, pipeline)
+    negative_embeds = prompts.features(request.negative_prompt, pipeline) if guided else None
+    progress.phase("sampling")
+    generator = torch.Generator("cpu").manual_seed(request.seed)
+    share_generator(pipeline.scheduler, generator)
+    output = pipeline(
+        prompt_embeds=embeds,
+        negative_prompt_embeds=negative_embeds,
+        width=request.width,
+        height=request.height,
+        num_frames=request.num_frames,
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
+        generator=generator,
+        callback_on_step_end=step_end,
+        callback_on_step_end_tensor_inputs=[],
+        output_type="np",
+    )
+    frames: np.ndarray = output.frames[0]
+    return frames

@@ -1,0 +1,94 @@
+"""The Triton model that holds weights: one class serves the components of every family.
+
+A component's process writes a small record when it is ready, so that the engine manager and a person can tell from
+outside whether it lives, what it loaded and how much memory it takes.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from videosdgx.artifacts import verify, write_atomically
+from videosdgx.engines.engine import Engine, open_engine
+from videosdgx.families import FAMILIES
+from videosdgx.serving.settings import Settings, load_settings
+
+
+def split_name(model: str) -> tuple[str, str]:
+    """`wan21_text_encoder` -> `("wan21", "text_encoder")`."""
+    family, _, component = model.partition("_")
+    return family, component
+
+
+def open_component(settings: Settings, family: str, component: str) -> tuple[Engine, Path]:
+    """Verify and load the artifact that serves a component.
+
+    Raises:
+        ArtifactError: the artifact is missing, changed, or not to be served.
+    """
+    directory = settings.artifact(family, component)
+    stateful = component in FAMILIES[family].stateful
+    if settings.refuse_unwanted(directory).runtime != "torch" and not stateful:
+        return open_engine(directory), directory
+    module = importlib.import_module(f"videosdgx.families.{family}.components")
+    openers = module.STATEFUL_COMPONENTS if stateful else module.TORCH_COMPONENTS
+    return openers[component](directory, verify(directory)), directory
+
+
+class ComponentModel:
+    """`TritonPythonModel` of every component; its name says which family and component it is."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the artifact; a failure becomes the error of Triton's load call."""
+        started = time.monotonic()
+        self.name = args["model_name"]
+        settings = load_settings()
+        self.engine, directory = open_component(settings, *split_name(self.name))
+        config = json.loads(args["model_config"])
+        self.input_names = [entry["name"] for entry in config["input"]]
+        self.record = settings.component_record(self.name)
+        self.facts = {
+            "pid": os.getpid(),
+            "artifact": str(directory.relative_to(settings.home)),
+            "loaded_seconds": round(time.monotonic() - started, 3),
+        }
+        self._write_record({})
+        family, component = split_name(self.name)
+        if component in FAMILIES[family].stateful:
+            self.engine.on_change = self._write_record  # type: ignore[attr-defined]
+            self._write_record(self.engine.facts())  # type: ignore[attr-defined]
+
+    def _write_record(self, held: dict[str, int]) -> None:
+        """`held`: what the component keeps for generations, if it is of the kind that does."""
+        write_atomically(self.record, json.dumps({**self.facts, **held}).encode())
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Run the engine on each request; `seconds` is the engine's own time, so that overhead can be told from work."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        try:
+            given = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self.input_names}
+            inputs = {name: tensor.as_numpy() for name, tensor in given.items() if tensor is not None}
+            started = time.perf_counter()
+            outputs = self.engine.run(inputs)
+            seconds = np.array([time.perf_counter() - started], np.float64)
+        except Exception as error:  # an exception must not cross into Triton: it leaks shared memory (rule 6)
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{self.name}: {error}"))
+        tensors = [pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in outputs.items()]
+        return pb_utils.InferenceResponse([*tensors, pb_utils.Tensor("seconds", seconds)])
+
+    def finalize(self) -> None:
+        """Unload. The process ends right after, which returns all its memory."""
+        with contextlib.suppress(OSError):
+            # While this process unloads, another may have been loaded already and have written its own record.
+            if json.loads(self.record.read_bytes())["pid"] == os.getpid():
+                self.record.unlink()
+        self.engine.close()

@@ -1,0 +1,69 @@
+"""What `videosdgx serve` decided, as the Triton models' processes read it."""
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from videosdgx.artifacts import MANIFEST, ArtifactError, Manifest, artifact_dir, read_manifest
+
+VARIABLE = "VIDEOSDGX_SETTINGS"
+
+# Only the transformer has a precision to choose; the rest runs in the precision that its checkpoint was published for.
+COMPONENT_PRECISION = {
+    ("text_encoder", "cpu"): "fp32",
+    ("text_encoder", "sm121"): "bf16",
+    ("vae", "cpu"): "fp32",
+    ("vae", "sm121"): "fp32",
+    ("pipeline", "cpu"): "config",
+    ("pipeline", "sm121"): "config",
+}
+
+
+class FamilySettings(BaseModel):
+    """Which variant of a family is served, with its transformer in which precision."""
+
+    variant: str
+    precision: str
+
+
+class Settings(BaseModel):
+    """Everything that the processes of one server share."""
+
+    home: Path
+    target: str
+    families: dict[str, FamilySettings]
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    allow_random_weights: bool = False
+
+    def artifact(self, family: str, component: str) -> Path:
+        """The directory of the artifact that serves `component` ("pipeline" for the weightless rest) of `family`."""
+        chosen = self.families[family]
+        precision = COMPONENT_PRECISION.get((component, self.target), chosen.precision)
+        return artifact_dir(self.home, family, chosen.variant, component, precision, self.target)
+
+    def has(self, family: str) -> bool:
+        """Whether anything was exported of what is served of `family`."""
+        return (self.artifact(family, "pipeline") / MANIFEST).exists()
+
+    def refuse_unwanted(self, directory: Path) -> Manifest:
+        """The manifest of an artifact, unless it must not be served.
+
+        Raises:
+            ArtifactError: it is missing, or it has random weights and those were not asked for.
+        """
+        manifest = read_manifest(directory)
+        if manifest.random_weights and not self.allow_random_weights:
+            raise ArtifactError(f"{directory} has random weights: serve it with --allow-random-weights, or export a checkpoint")
+        return manifest
+
+    def component_record(self, model: str) -> Path:
+        """Where a loaded component writes who it is (see `component.py`)."""
+        return self.home / "run" / str(self.http_port) / f"{model}.json"
+
+
+def load_settings() -> Settings:
+    """The settings of the server that this process belongs to."""
+    return Settings.model_validate_json(os.environ[VARIABLE])
