@@ -14,10 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from videosdgx.home import CHECKOUT, default_home
 
+THREADS = torch.get_num_threads()  # as many as a component of a server has
 VIDEOSDGX = str(Path(sys.executable).parent / "videosdgx")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def every_thread() -> None:
+    """Begin each module with all threads, whatever the one before it chose: the last bits of a sum depend on their number."""
+    torch.set_num_threads(THREADS)
 
 
 @dataclass

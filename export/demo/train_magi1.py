@@ -49,11 +49,13 @@ def write(vae: AutoencoderKLMagi, transformer: MagiTransformer3DModel, seed: int
 
 
 def train(
-    seed: Annotated[int, typer.Option(help="Seed of weights, data and noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of weights, data and noise, and of the text encoder: the same to go on.")] = 0,
     vae_steps: Annotated[int, typer.Option(help="Training steps of the VAE.")] = train_magi1_vae.STEPS,
     steps: Annotated[int, typer.Option(help="Training steps of the transformer.")] = train_magi1_transformer.STEPS,
     threads: Annotated[int, typer.Option(help="CPU threads; more than one pays only on idle cores.")] = 1,
-    work: Annotated[Path, typer.Option(help="The trained VAE is kept here, and not trained again.")] = _WORK,
+    work: Annotated[
+        Path, typer.Option(help="The trained VAE is kept here, and not trained again; so are the weights so far.")
+    ] = _WORK,
     start: Annotated[Path | None, typer.Option(help="Checkpoint whose VAE and transformer are taken to go on from.")] = None,
     out: Annotated[Path, typer.Option(help="Where the checkpoint goes, in diffusers layout.")] = MAGI1,
 ) -> None:
@@ -76,8 +78,12 @@ def train(
     latents, shown = train_magi1_transformer.encode_clips(vae, clips, np.random.default_rng(seed + 2))
     data = train_magi1_transformer.prepare(latents, shown, tokenizer, encoder, tokens.other_tokens)
     console.print(f"{len(latents)} clips of {latents.shape[1]} chunks and {len(data.lengths)} captions are ready")
+
+    def keep(model: MagiTransformer3DModel) -> None:
+        model.save_pretrained(work / "transformer")
+
     begun = MagiTransformer3DModel.from_pretrained(start / "transformer") if start else None
-    transformer = train_magi1_transformer.train(data, seed, steps, console.print, begun)
+    transformer = train_magi1_transformer.train(data, seed, steps, console.print, keep, begun)
     write(vae, transformer, seed, out)
     console.print(f"written to {out}")
 

@@ -57,6 +57,7 @@ _NO_CAPTION = 0.15  # share of windows without text, for guidance
 _NO_SPECIAL_TOKENS = 0.05
 _REFRESHED_WITH_TEXT = 0.25  # share of windows with text whose clean chunks are of the same pass: one update in four
 _AVERAGE = 0.998  # of the exponential moving average of the weights, per step
+_KEPT_EVERY = 1000  # steps
 _BANDS = (1.0, 0.4, 0.15, 0.05)  # rotary frequencies at the start: those of MAGI-1 are for 16 channels, not 4
 _GAIN = 0.3  # of what each half of a layer adds at the start
 
@@ -330,9 +331,13 @@ def train(
     seed: int,
     steps: int,
     report: Callable[[str], None],
+    keep: Callable[[MagiTransformer3DModel], None],
     start: MagiTransformer3DModel | None = None,
 ) -> MagiTransformer3DModel:
-    """Train from scratch, or go on from `start`; returns the averaged weights. `report` gets a line now and then."""
+    """Train from scratch, or go on from `start`; returns the averaged weights.
+
+    `report` gets a line now and then, `keep` the averaged weights so far, so that a stopped training is not lost.
+    """
     model = build(seed) if start is None else copy.deepcopy(start).train()
     average = copy.deepcopy(model).requires_grad_(False)
     rng = np.random.default_rng(seed)
@@ -358,4 +363,6 @@ def train(
         if (step + 1) % 100 == 0:
             report(f"transformer step {step + 1}/{steps}, {time.monotonic() - began:.0f} s: loss {recent / 100:.4f}")
             recent = 0.0
+        if (step + 1) % _KEPT_EVERY == 0:
+            keep(average)
     return average.eval()
