@@ -21,7 +21,8 @@ demo: $(READY)  ## a video from a prompt, on this machine: outputs/wan21.mp4 and
 	@$(BIN)/python -m client.demo wan21
 
 test: lint  ## lint, then every test
-	$(BIN)/python -m pytest
+	@# Servers run beside the tests, on the same cores: threads that wait must not spin.
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
 lint: $(READY)  ## style, types, and which room may import which
 	$(BIN)/ruff check .
