@@ -150,10 +150,10 @@ def export(
         if error.errno != 28:
             raise
         Console(stderr=True).print(
-            f"export: the disk of {settings.home} is full: make room, or choose another --home", style="red"
+            f"export: the disk of {settings.home} is full: make room, or choose another --home", style="red", soft_wrap=True
         )
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        Console(stderr=True).print("export: stopped; the stages that were finished are kept", style="red")
+        Console(stderr=True).print("export: stopped; the stages that were finished are kept", style="red", soft_wrap=True)
         raise typer.Exit(130) from None
     console.print(f"wrote {directory}", highlight=False, soft_wrap=True)
