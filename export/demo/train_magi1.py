@@ -52,6 +52,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of weights, data and noise, and of the text encoder: the same to go on.")] = 0,
     vae_steps: Annotated[int, typer.Option(help="Training steps of the VAE.")] = train_magi1_vae.STEPS,
     steps: Annotated[int, typer.Option(help="Training steps of the transformer.")] = train_magi1_transformer.STEPS,
+    rate: Annotated[float, typer.Option(help="Highest learning rate; lower to go on.")] = train_magi1_transformer.PEAK_RATE,
     threads: Annotated[int, typer.Option(help="CPU threads; more than one pays only on idle cores.")] = 1,
     work: Annotated[
         Path, typer.Option(help="The trained VAE is kept here, and not trained again; so are the weights so far.")
@@ -83,7 +84,7 @@ def train(
         model.save_pretrained(work / "transformer")
 
     begun = MagiTransformer3DModel.from_pretrained(start / "transformer") if start else None
-    transformer = train_magi1_transformer.train(data, seed, steps, console.print, keep, begun)
+    transformer = train_magi1_transformer.train(data, seed, steps, console.print, keep, rate, begun)
     write(vae, transformer, seed, out)
     console.print(f"written to {out}")
 

@@ -100,11 +100,12 @@ def _noisy(count: int) -> tuple[int, ...]:
 _SINGLE = Group(0, (0,))
 # Chance, pattern. The pattern in the middle of a clip is that of a window that is full or shrinks at the end of the clip
 # (there the youngest chunks are missing, which the others do not see anyway); at the start of a clip the window grows, and
-# after a prefix of several chunks it grows behind them.
+# after a prefix of several chunks it grows behind them. The start is the hardest part (nothing shows where the object is or
+# how it goes) and what follows depends on it, so it comes more often than in a clip.
 PATTERNS: tuple[tuple[float, Pattern], ...] = (
-    (0.50, Pattern((Group(1, _noisy(4)),), from_start=False)),
-    (0.16, Pattern((Group(0, _noisy(4)), _SINGLE), from_start=True)),
-    (0.16, Pattern((Group(0, _noisy(2)), Group(0, _noisy(3))), from_start=True)),
+    (0.38, Pattern((Group(1, _noisy(4)),), from_start=False)),
+    (0.25, Pattern((Group(0, _noisy(4)), _SINGLE), from_start=True)),
+    (0.19, Pattern((Group(0, _noisy(2)), Group(0, _noisy(3))), from_start=True)),
     (0.03, Pattern((Group(1, _noisy(1)), Group(1, _noisy(2))), from_start=False)),
     (0.02, Pattern((Group(2, _noisy(1)), Group(1, _noisy(1))), from_start=False)),
     (0.02, Pattern((Group(1, _noisy(3)), _SINGLE), from_start=True)),
@@ -332,6 +333,7 @@ def train(
     steps: int,
     report: Callable[[str], None],
     keep: Callable[[MagiTransformer3DModel], None],
+    rate: float = PEAK_RATE,
     start: MagiTransformer3DModel | None = None,
 ) -> MagiTransformer3DModel:
     """Train from scratch, or go on from `start`; returns the averaged weights.
@@ -347,7 +349,7 @@ def train(
     began = time.monotonic()
     recent = 0.0
     for step in range(steps):
-        set_rate(opts, rate_at(step / steps, PEAK_RATE))
+        set_rate(opts, rate_at(step / steps, rate))
         _, pattern = PATTERNS[int(rng.choice(len(PATTERNS), p=chances / chances.sum()))]
         value = loss(model, draw(data, pattern, BATCH, rng), weights)
         value.backward()
