@@ -1,6 +1,9 @@
 """ONNX to a TensorRT engine, strongly typed; one code path for the modules `tensorrt` and `tensorrt_rtx`.
 
 `tensorrt_rtx` compiles for a named GPU on a machine that has none; `tensorrt` compiles for the GPU that it finds.
+
+The weights are the memory. The parser maps their file: pages that the system may drop. The builder copies them about one
+and a half times. The plan as one object in memory would be a further copy, so it goes to the disk in pieces as it is made.
 """
 
 import ctypes
@@ -12,9 +15,10 @@ import signal
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from export.errors import ExportError
+from export.progress import peak_memory
 from videosdgx.artifacts import Memory, Profile
 
 _ACTIVATION = re.compile(r"Total Activation Memory: (\d+) bytes")
@@ -34,8 +38,31 @@ def _logger(trt: Any, messages: list[tuple[Any, str]]) -> Any:
     return Logger()
 
 
+class _Failed:
+    """Why a file could not be written, if it could not."""
+
+    error: OSError | None = None
+
+
+def _writer(trt: Any, file: BinaryIO, failed: _Failed) -> Any:
+    class Writer(trt.IStreamWriter):
+        """Writes the plan to a file, in the pieces (64 MiB) that it comes in."""
+
+        def __init__(self) -> None:
+            trt.IStreamWriter.__init__(self)
+
+        def write(self, data: bytes) -> int:
+            try:
+                return file.write(data)
+            except OSError as error:  # it must not go through the compiler
+                failed.error = error
+                return 0
+
+    return Writer()
+
+
 def _parse(trt: Any, builder: Any, logger: Any, onnx_path: Path) -> tuple[Any, Any]:
-    """The network and its parser, which owns the weights until the engine is built."""
+    """The network and its parser, which keeps the weights' file mapped until the engine is built."""
     flags = trt.NetworkDefinitionCreationFlag
     # TensorRT 10 has to be told; TensorRT 11 and RTX know nothing else.
     strongly_typed = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
@@ -62,12 +89,18 @@ def _configure(trt: Any, builder: Any, profiles: Sequence[Profile]) -> Any:
 
 
 def compile_engine(
-    onnx_path: Path, plan_path: Path, profiles: Sequence[Profile], compiler: str, advance: Callable[[float], None]
+    onnx_path: Path,
+    plan_path: Path,
+    profiles: Sequence[Profile],
+    compiler: str,
+    advance: Callable[[float], None],
+    tell_peak: Callable[[int], None] = lambda _: None,
 ) -> list[Memory]:
     """Compile for sm121 and return the memory that the compiler reports, for each profile.
 
     `compiler` is `tensorrt_rtx` or `tensorrt`; `advance` is told 1 after parsing and 1 when done. The compiler runs in a
-    process of its own: all its memory comes back, and if it crashes or is killed, this process lives to say so.
+    process of its own: all its memory comes back, and if it crashes or is killed, this process lives to say so. `tell_peak` is
+    told the most that it had resident, in bytes; the mapped weights, which the system could take back, are in it.
 
     Raises:
         ExportError: the compiler is not installed, refuses the graph, or died.
@@ -90,6 +123,8 @@ def compile_engine(
                 advance(value)
             elif kind == "error":
                 raise ExportError(value)
+            elif kind == "peak":
+                tell_peak(value)
             else:
                 return [Memory.model_validate(one) for one in value]
     finally:
@@ -121,6 +156,7 @@ def _compile_in_child(onnx_path: Path, plan_path: Path, profiles: list[Profile],
     die_with_the_parent()
     try:
         memory = _compile(onnx_path, plan_path, profiles, compiler, lambda amount: pipe.send(("advance", amount)))
+        pipe.send(("peak", peak_memory()))
         pipe.send(("memory", [one.model_dump() for one in memory]))
     except ExportError as error:
         pipe.send(("error", str(error)))
@@ -143,13 +179,17 @@ def _compile(
     builder = trt.Builder(logger)
     network, parser = _parse(trt, builder, logger, onnx_path)
     advance(1)
-    plan = builder.build_serialized_network(network, _configure(trt, builder, profiles))
+    failed = _Failed()
+    with plan_path.open("wb") as file:
+        done = builder.build_serialized_network_to_stream(
+            network, _configure(trt, builder, profiles), _writer(trt, file, failed)
+        )
     del parser
-    if plan is None:
+    if failed.error:
+        raise failed.error
+    if not done:
         errors = [text for severity, text in messages if severity <= trt.ILogger.ERROR and not _NO_GPU.search(text)]
         raise ExportError(f"{compiler} could not compile {onnx_path.name}: {errors[0] if errors else 'it gives no reason'}")
-    with plan_path.open("wb") as file:
-        file.write(memoryview(plan))
     advance(1)
     return reported_memory([text for _, text in messages], len(profiles), f"{compiler} {trt.__version__}")
 

@@ -1,7 +1,9 @@
 """Fetching a checkpoint from the Hugging Face Hub: only safetensors and configurations, resumed where it stopped."""
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from export.errors import ExportError
 
@@ -18,24 +20,29 @@ def download(repository: str) -> Path:
     """
     # Imported here: it takes half a second, and an export of a local directory does without.
     from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    from huggingface_hub.utils import filter_repo_objects
 
     cache = Path(constants.HF_HUB_CACHE)
     try:
         info = HfApi().model_info(repository, files_metadata=True)
-        files = {file.rfilename: file for file in info.siblings or []}
-        wanted = list(filter_repo_objects(files, allow_patterns=_WANTED))
         blobs = cache / f"models--{repository.replace('/', '--')}" / "blobs"
-        missing = [files[name] for name in wanted if not _is_cached(blobs, files[name])]
-        _require_room(cache, repository, sum(file.size or 0 for file in missing))
+        _require_room(cache, repository, bytes_to_fetch(info.siblings or [], blobs))
         return Path(snapshot_download(repository, revision=info.sha, allow_patterns=_WANTED))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except ExportError:
+        raise
+    except Exception as error:  # beside its own errors the Hub's client lets those of its HTTP library through, whichever it is
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ExportError(
             f"cannot download {repository} ({reason}): run it again to go on, or download it elsewhere and give its "
             "directory with --checkpoint"
         ) from None
+
+
+def bytes_to_fetch(files: Iterable[Any], blobs: Path) -> int:
+    """How much of a repository's `files` (the Hub's entries with their sizes) is wanted and not yet in the cache's `blobs`."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    wanted = filter_repo_objects(files, allow_patterns=_WANTED, key=lambda file: file.rfilename)
+    return sum(file.size or 0 for file in wanted if not _is_cached(blobs, file))
 
 
 def _is_cached(blobs: Path, file: object) -> bool:

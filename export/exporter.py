@@ -195,18 +195,21 @@ class Export(ABC):
         # A stage that makes the only engine there is keeps the name that it always had.
         if engine.plan != self.engines()[0].plan:
             facts["plan"] = engine.plan
+        peaks: list[int] = []
         with self.report.step("compile", 2) as step:
 
             def build(directory: Path) -> None:
-                shapes = engine.profiles
-                compiled = compile_engine(graph / engine.graph, directory / engine.plan, shapes, compiler, step.advance)
+                where = (graph / engine.graph, directory / engine.plan)
+                compiled = compile_engine(*where, engine.profiles, compiler, step.advance, peaks.append)
                 (directory / "memory.json").write_text(json.dumps([one.model_dump() for one in compiled]))
 
             directory, known = job.workshop.stage("engine", facts, build)
             per_profile = [Memory(**one) for one in json.loads((directory / "memory.json").read_bytes())]
             largest = max(one.activation_bytes or 0 for one in per_profile)
             weights = per_profile[0].weights_bytes
-            step.note(note(f"weights {weights / 1e6:.1f} MB, activations {largest / 1e6:.1f} MB", known))
+            said = [f"the compiler took {peak / 1e9:.2f} GB" for peak in peaks]
+            sizes = f"weights {weights / 1e6:.1f} MB, activations {largest / 1e6:.1f} MB"
+            step.note(note(", ".join([sizes, *said]), known))
         return directory, per_profile
 
     def manifest(self, accuracy: dict[str, float], memory: Memory | None, shapes: list[Profile]) -> Manifest:

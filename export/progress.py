@@ -39,7 +39,7 @@ class Report:
         _forget_peak()
         began = time.monotonic()
         yield step
-        self._rows.append((name, time.monotonic() - began, _peak(), step.text or "done"))
+        self._rows.append((name, time.monotonic() - began, peak_memory(), step.text or "done"))
         self._progress.update(step.task, completed=step.total, total=step.total)
         if not self.console.is_terminal:
             self.console.print(f"{name}: {step.text or 'done'}", highlight=False, soft_wrap=True)
@@ -58,8 +58,8 @@ def _forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak() -> int:
-    """The largest resident size since then, in bytes."""
+def peak_memory() -> int:
+    """The largest resident size of this process so far, or since it was last forgotten, in bytes."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 

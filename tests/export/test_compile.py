@@ -7,10 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
-from export.compile import reported_memory
+from export.compile import compile_engine, reported_memory
 from export.errors import ExportError
+from videosdgx.artifacts import Profile
 
 
 def _is_running(pid: int) -> bool:
@@ -54,3 +57,14 @@ def test_memory_is_read_from_the_printout_for_each_profile():
     assert (one.activation_bytes, other.activation_bytes, one.weights_bytes, other.peak_bytes) == (7, 9, 100, 109)
     with pytest.raises(ExportError, match="printed no memory figures"):
         reported_memory(lines, 4, "compiler 1")
+
+
+def test_a_disk_that_fills_up_under_the_compiler_is_named(tmp_path):
+    """The plan goes to the disk in pieces, from inside the compiler."""
+    pytest.importorskip("tensorrt_rtx")
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "relu", [x], [y])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11), tmp_path / "relu.onnx")
+    profile = Profile(name="any", min={"x": [1, 4]}, opt={"x": [2, 4]}, max={"x": [8, 4]})
+    with pytest.raises(ExportError, match="cannot write /dev/full: No space left on device"):
+        compile_engine(tmp_path / "relu.onnx", Path("/dev/full"), [profile], "tensorrt_rtx", lambda _: None)

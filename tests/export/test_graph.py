@@ -140,8 +140,10 @@ def test_tensorrt_compiles_for_the_spark_without_a_gpu(precision, tmp_path):
     pytest.importorskip("tensorrt_rtx")
     directory = write_graph(tmp_path, precision, torch.float16)
     shapes = profiles(CONFIG, DEMO)
-    (memory,) = compile_engine(directory / "engine.onnx", tmp_path / "engine.plan", shapes, "tensorrt_rtx", lambda _: None)
+    graph, peaks = directory / "engine.onnx", []
+    (memory,) = compile_engine(graph, tmp_path / "engine.plan", shapes, "tensorrt_rtx", lambda _: None, peaks.append)
     assert (tmp_path / "engine.plan").stat().st_size > 100_000
+    assert 1e8 < peaks[0] < 2e9
     formats = policy.formats(CONFIG, precision)
     sizes = {"fp8": 1.0, "nvfp4": 0.5625}  # bytes per value: packed, with a scale per sixteen
     counts = {name: MODEL.get_submodule(name).weight.numel() for name in formats}
