@@ -1,8 +1,8 @@
 """Images and videos that a clip starts from: files of any size and rate become frames of the size and rate asked for.
 
 Frames are scaled to the size without keeping the aspect ratio, with ffmpeg's own `fps` and `scale` filters, as the
-official MAGI-1 code has ffmpeg do it (spec: magi1, section 10.2). Messages of errors begin with "is" or "has": the caller
-puts the name of the input in front.
+official MAGI-1 code has ffmpeg do it (spec: magi1, section 10.2), but with exact colours. Messages of errors begin with
+"is" or "has": the caller puts the name of the input in front.
 """
 
 import io
@@ -16,6 +16,9 @@ import numpy as np
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 # 8K in both directions; beyond it a small file can ask for all the memory there is.
 MOST_PIXELS = 7680 * 4320
+# By default ffmpeg's scaler cuts fractions of colours off: a clip would become darker by one or two of 255 whenever it is
+# continued.
+SCALER = "bicubic+accurate_rnd+full_chroma_int"
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def _filtered(frames: Any, stream: Any, height: int, width: int, fps: int | None
     nodes = [graph.add_buffer(template=stream)]
     if fps is not None:
         nodes.append(graph.add("fps", str(fps)))
-    nodes += [graph.add("scale", f"{width}:{height}"), graph.add("format", "rgb24"), graph.add("buffersink")]
+    nodes += [graph.add("scale", f"{width}:{height}:flags={SCALER}"), graph.add("format", "rgb24"), graph.add("buffersink")]
     graph.link_nodes(*nodes).configure()
     for frame in frames:
         graph.vpush(frame)

@@ -1,6 +1,7 @@
 """What MAGI-1 cannot start from or make is named with its limit, at once, and nothing is loaded."""
 
 import time
+import zlib
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,23 @@ CLIP = encode_mp4(FRAMES, 24)
 PICTURE = encode_png(np.zeros((64, 64, 3), np.uint8))
 DAMAGED = CLIP[: len(CLIP) // 2] + bytes(400) + CLIP[len(CLIP) // 2 + 400 :]
 
+
+def huge_png() -> bytes:
+    """A file of a few bytes that tells of 12000 x 12000 pixels."""
+    header = bytearray(PICTURE)
+    header[16:24] = (12_000).to_bytes(4) * 2
+    header[29:33] = zlib.crc32(header[12:29]).to_bytes(4)
+    return bytes(header)
+
+
 CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "empty prompt": ({"prompt": ""}, ["prompt", "empty"]),
+    "prompt of 100 kB": ({"prompt": "x" * 100_000}, ["prompt has 100000 characters", "at most 4000"]),
+    "prompt that is no text": ({"prompt": b"\xff\xfe"}, ["prompt is not valid UTF-8"]),
     "width": ({"width": 65}, ["width is 65", "multiple of 16", "128"]),
+    "absurd width": ({"width": 100_000}, ["width is 100000", "multiple of 16", "128"]),
+    "no height": ({"height": 0}, ["height is 0", "multiple of 16 from 32 to 128"]),
+    "negative height": ({"height": -64}, ["height is -64", "multiple of 16 from 32 to 128"]),
     "no frames": ({"num_frames": 0}, ["num_frames is 0"]),
     "too long": ({"num_frames": 10**6}, ["num_frames is 1000000"]),
     "too long by duration": ({"duration": 1e6}, ["duration"]),
@@ -34,6 +49,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "not an image": ({"image": b"not an image"}, ["image is neither a PNG nor a JPEG"]),
     "a video for an image": ({"image": CLIP}, ["image is neither a PNG nor a JPEG"]),
     "half an image": ({"image": PICTURE[: len(PICTURE) // 2]}, ["image is a damaged image"]),
+    "an image of absurd size": ({"image": huge_png()}, ["image is 12000x12000 pixels", "at most 33177600"]),
     "no video": ({"video": b"x" * 5000}, ["video is no video"]),
     "nothing for a video": ({"video": b""}, ["video is no video"]),
     "half a video": ({"video": CLIP[: len(CLIP) // 2]}, ["video is"]),
