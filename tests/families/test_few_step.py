@@ -11,10 +11,11 @@ import torch
 from diffusers import UniPCMultistepScheduler
 from torch import Tensor
 
+from videosdgx.families.prompts import PromptCache
 from videosdgx.families.request import parse_request
 from videosdgx.families.spec import Sampler
 from videosdgx.families.wan21.few_step import FewStepScheduler, build_scheduler, share_generator
-from videosdgx.families.wan21.pipeline import PromptCache, generate
+from videosdgx.families.wan21.pipeline import generate
 from videosdgx.families.wan21.spec import DEMO
 from videosdgx.home import CHECKOUT
 

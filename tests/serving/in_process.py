@@ -28,6 +28,7 @@ class Silent:
 def magi1_chunks(home: Path, **values: object) -> Iterator[np.ndarray]:
     """The chunks of a clip, uint8 [F,H,W,3] each, without Triton."""
     from videosdgx.families.magi1 import components, generate
+    from videosdgx.families.prompts import PromptCache
 
     chosen = FamilySettings(variant="demo", precision=FAMILIES["magi1"].default_precision)
     settings = Settings(home=home, target="cpu", families={"magi1": chosen}, http_port=0, grpc_port=0, metrics_port=0)
@@ -40,7 +41,7 @@ def magi1_chunks(home: Path, **values: object) -> Iterator[np.ndarray]:
     request = parse_request(values, VARIANT)
     pipeline = settings.artifact("magi1", "pipeline")
     try:
-        yield from generate.generate(pipeline, VARIANT, request, networks, Silent(), generate.PromptCache())
+        yield from generate.generate(pipeline, VARIANT, request, networks, Silent(), PromptCache())
         assert opened["transformer"].facts() == {"generations": 0, "state_bytes": 0}
     finally:
         for component in opened.values():

@@ -34,6 +34,7 @@ class Silent:
 
 def in_process(server: Server, **values: object) -> np.ndarray:
     """The same request through the same engine, without Triton."""
+    from videosdgx.families.prompts import PromptCache
     from videosdgx.families.wan21 import components, pipeline
 
     settings = Settings(
@@ -47,7 +48,7 @@ def in_process(server: Server, **values: object) -> np.ndarray:
     networks["transformer"] = open_engine(settings.artifact("wan21", "transformer")).run
     request = parse_request(values, VARIANT)
     directory = settings.artifact("wan21", "pipeline")
-    return pipeline.generate(directory, VARIANT, request, networks, Silent(), pipeline.PromptCache())
+    return pipeline.generate(directory, VARIANT, request, networks, Silent(), PromptCache())
 
 
 def test_the_served_video_equals_the_pipeline_in_this_process(server: Server) -> None:

@@ -74,7 +74,7 @@ class StreamModel:
                 verify(self.settings.artifact(self.family, "pipeline"))
                 module = importlib.import_module(f"videosdgx.families.{self.family}.{FAMILIES[self.family].entry}")
                 importlib.import_module("torch").set_num_threads(1)  # the loop does little; the components need the cores
-                self._prompts = module.PromptCache()
+                self._prompts = importlib.import_module("videosdgx.families.prompts").PromptCache()
                 self._pipeline = module
             return self._pipeline, self._prompts
 

@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 from tests.families.magi1.chunk_artifact import write_chunk_artifact
 from tests.families.magi1.tiny_pipeline import tiny_pipeline
 from videosdgx.artifacts import verify
-from videosdgx.families.magi1.generate import NULL_CAPTION, NULL_CAPTION_FILE, PromptCache, generate
+from videosdgx.families.magi1.generate import NULL_CAPTION, NULL_CAPTION_FILE, generate
 from videosdgx.families.magi1.remote import Run
 from videosdgx.families.magi1.spec import DEMO
 from videosdgx.families.magi1.stateful import StatefulTransformer, open_transformer
+from videosdgx.families.prompts import PromptCache
 from videosdgx.families.request import GenerationRequest
 from videosdgx.prefix import Prefix
 

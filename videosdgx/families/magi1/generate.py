@@ -5,8 +5,6 @@ null caption, which the sampler needs), vae/config.json, and special_tokens/ for
 """
 
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,13 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
-from transformers import AutoTokenizer
 
 from videosdgx.families.magi1.pipeline import MagiPipeline
 from videosdgx.families.magi1.remote import RemoteTextEncoder, RemoteTransformer, RemoteVAE, Run
 from videosdgx.families.magi1.spec import SPLIT_PROMPTS
 from videosdgx.families.magi1.text import MagiSpecialTokens, encode_prompt
+from videosdgx.families.prompts import PromptCache, load_tokenizer
 from videosdgx.families.request import GenerationRequest
 from videosdgx.families.spec import Variant
 
@@ -43,38 +40,6 @@ class Progress(Protocol):
     def step(self, step: int) -> None:
         """So many steps are finished."""
         ...
-
-
-class PromptCache:
-    """Text features [n,C] of the prompts used last, so that a repeated prompt is encoded once."""
-
-    def __init__(self, size: int = 32):
-        self._size = size
-        self._features: OrderedDict[str, Tensor] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def features(self, prompt: str, pipeline: MagiPipeline, max_length: int) -> Tensor:
-        """Features fp32 of one prompt, of at most `max_length` tokens."""
-        with self._lock:
-            if prompt in self._features:
-                self._features.move_to_end(prompt)
-                return self._features[prompt]
-        features = encode_prompt(prompt, pipeline.tokenizer, pipeline.text_encoder, max_length)
-        with self._lock:
-            self._features[prompt] = features
-            while len(self._features) > self._size:
-                self._features.popitem(last=False)
-        return features
-
-
-_tokenizers: dict[Path, Any] = {}
-
-
-def load_tokenizer(directory: Path) -> Any:
-    """The tokenizer of a `pipeline` artifact, read once per process."""
-    if directory not in _tokenizers:
-        _tokenizers[directory] = AutoTokenizer.from_pretrained(directory / "tokenizer")
-    return _tokenizers[directory]
 
 
 def build_pipeline(directory: Path, variant: Variant, networks: Mapping[str, Run], generation: str) -> MagiPipeline:
@@ -129,6 +94,10 @@ def generate(
     progress.phase("encoding")
     pipeline = build_pipeline(directory, variant, {**networks, "vae": vae}, progress.id)
     length = pipeline.transformer.config.caption_max_length
+
+    def encode(prompt: str) -> torch.Tensor:
+        return encode_prompt(prompt, pipeline.tokenizer, pipeline.text_encoder, length)
+
     frames = request.prefix.frames if request.prefix else None
     chunks = pipeline.stream(
         request.prompt,
@@ -140,7 +109,7 @@ def generate(
         num_inference_steps=request.num_inference_steps,
         window_size=request.window_size,
         generator=torch.Generator("cpu").manual_seed(request.seed),
-        prompt_features=lambda prompt: prompts.features(prompt, pipeline, length),
+        prompt_features=lambda prompt: prompts.features(prompt, encode),
         on_schedule=plan,
         callback_on_step_end=step_end,
     )

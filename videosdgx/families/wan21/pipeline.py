@@ -6,8 +6,6 @@ Triton component in another. So the served video and the in-process video come f
 """
 
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from diffusers import WanPipeline
-from transformers import AutoTokenizer
 
+from videosdgx.families.prompts import PromptCache, load_tokenizer
 from videosdgx.families.request import GenerationRequest
 from videosdgx.families.spec import Variant
 from videosdgx.families.wan21.few_step import build_scheduler, share_generator
@@ -125,38 +123,6 @@ def build_pipeline(directory: Path, variant: Variant, text_encoder: Run, transfo
     return pipeline
 
 
-_tokenizers: dict[Path, Any] = {}
-
-
-def load_tokenizer(directory: Path) -> Any:
-    """The tokenizer of a `pipeline` artifact, read once per process (UMT5's vocabulary of 256,384 takes seconds)."""
-    if directory not in _tokenizers:
-        _tokenizers[directory] = AutoTokenizer.from_pretrained(directory / "tokenizer")
-    return _tokenizers[directory]
-
-
-class PromptCache:
-    """Text features of the prompts used last, so that a repeated prompt (above all the negative one) is encoded once."""
-
-    def __init__(self, size: int = 32):
-        self._size = size
-        self._features: OrderedDict[str, torch.Tensor] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def features(self, prompt: str, pipeline: WanPipeline) -> torch.Tensor:
-        """Text features [1,512,D] float32 of one prompt, zero beyond its tokens."""
-        with self._lock:
-            if prompt in self._features:
-                self._features.move_to_end(prompt)
-                return self._features[prompt]
-        embeds, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=TEXT_LENGTH)
-        with self._lock:
-            self._features[prompt] = embeds
-            while len(self._features) > self._size:
-                self._features.popitem(last=False)
-        return embeds
-
-
 def generate(
     directory: Path,
     variant: Variant,
@@ -187,11 +153,16 @@ def generate(
         progress.step(step + 1)
         return {}
 
+    def encode(prompt: str) -> torch.Tensor:
+        """[1,512,D] float32, zero beyond the tokens."""
+        embeds, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=TEXT_LENGTH)
+        return embeds
+
     pipeline = build_pipeline(directory, variant, networks["text_encoder"], networks["transformer"], decode)
     progress.phase("encoding")
     guided = request.guidance_scale > 1.0  # the condition of the pipeline
-    embeds = prompts.features(request.prompt, pipeline)
-    negative_embeds = prompts.features(request.negative_prompt, pipeline) if guided else None
+    embeds = prompts.features(request.prompt, encode)
+    negative_embeds = prompts.features(request.negative_prompt, encode) if guided else None
     progress.phase("sampling")
     generator = torch.Generator("cpu").manual_seed(request.seed)
     share_generator(pipeline.scheduler, generator)
