@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,18 +70,22 @@ class Combination:
     motion: str
 
 
-def combinations() -> list[Combination]:
-    """All 450 combinations in a fixed order."""
-    return [Combination(*parts) for parts in itertools.product(COLOURS, SHAPES, BACKGROUNDS, MOTIONS)]
+def combinations(motions: Sequence[str] = MOTIONS) -> list[Combination]:
+    """All combinations with these motions in a fixed order; 450 with those of this world."""
+    return [Combination(*parts) for parts in itertools.product(COLOURS, SHAPES, BACKGROUNDS, motions)]
+
+
+def hold_out(everything: Sequence[Combination], seed: int) -> tuple[list[Combination], list[Combination]]:
+    """Return (training, held out), a fifth of them, in their order; the same on every call with this seed."""
+    order = np.random.default_rng(seed).permutation(len(everything))
+    held = set(order[: round(HELD_OUT_SHARE * len(everything))].tolist())
+    training = [item for index, item in enumerate(everything) if index not in held]
+    return training, [everything[index] for index in sorted(held)]
 
 
 def split() -> tuple[list[Combination], list[Combination]]:
     """Return (training, held out): 360 and 90 combinations, the same on every call."""
-    everything = combinations()
-    order = np.random.default_rng(HELD_OUT_SEED).permutation(len(everything))
-    held = set(order[: round(HELD_OUT_SHARE * len(everything))].tolist())
-    training = [item for index, item in enumerate(everything) if index not in held]
-    return training, [everything[index] for index in sorted(held)]
+    return hold_out(combinations(), HELD_OUT_SEED)
 
 
 # Pictures ------------------------------------------------------------------------------------------------------------

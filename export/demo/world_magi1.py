@@ -8,19 +8,17 @@ follows from its own caption and the chunk before it.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from export.demo import world
-from export.demo.world import BACKGROUNDS, COLOURS, SHAPES, SIZE, Combination, Floats
+from export.demo.world import BACKGROUNDS, COLOURS, SIZE, Combination, Floats
 
 CHUNK_FRAMES = 24
 FPS = 24
 MOTIONS = ("left", "right", "up", "down")
-HELD_OUT_SHARE = 0.2
 HELD_OUT_SEED = 20_27
 RADIUS = (10.0, 12.5)  # pixels, of the circle of the same area
 SPEED = (0.8, 1.2)  # pixels per frame
@@ -54,16 +52,12 @@ def axis(motion: str) -> int:
 
 def combinations() -> list[Combination]:
     """All 300 combinations of one motion in a fixed order."""
-    return [Combination(*parts) for parts in itertools.product(COLOURS, SHAPES, BACKGROUNDS, MOTIONS)]
+    return world.combinations(MOTIONS)
 
 
 def split() -> tuple[list[Combination], list[Combination]]:
     """Return (training, held out): 240 and 60 combinations, the same on every call."""
-    everything = combinations()
-    order = np.random.default_rng(HELD_OUT_SEED).permutation(len(everything))
-    held = set(order[: round(HELD_OUT_SHARE * len(everything))].tolist())
-    training = [item for index, item in enumerate(everything) if index not in held]
-    return training, [everything[index] for index in sorted(held)]
+    return world.hold_out(combinations(), HELD_OUT_SEED)
 
 
 # Pictures ------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ import pytest
 
 from export.demo import judge_magi1
 from export.demo import world_magi1 as world
+from export.demo.world import SHAPES
 from export.demo.world_magi1 import CHUNK_FRAMES, Story
 from videosdgx.families.magi1.text import prompt_of_chunk, split_then
 
@@ -12,7 +13,7 @@ OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 def stories() -> list[Story]:
     """One of each combination of shape, motion and change of motion, colours and backgrounds in turn."""
     found = []
-    for index, shape in enumerate(world.SHAPES):
+    for index, shape in enumerate(SHAPES):
         for first in world.MOTIONS:
             others = [motion for motion in world.MOTIONS if world.axis(motion) != world.axis(first)]
             for motions in [(first,), *((first, other) for other in others)]:
@@ -63,7 +64,7 @@ def test_nothing_is_right_where_there_is_nothing() -> None:
 
 def test_the_object_keeps_inside_and_bounces() -> None:
     rng = np.random.default_rng(0)
-    for shape in world.SHAPES:
+    for shape in SHAPES:
         centres, radius = world.trajectory(shape, ["right"] * 6, rng)
         low, high = world.limits(shape, radius)
         assert (centres >= low - 1e-4).all() and (centres <= high + 1e-4).all()
