@@ -1,21 +1,26 @@
 """The official repository's layout, made here with tiny networks, becomes a pipeline that gives the same clip."""
 
 import hashlib
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 from safetensors.torch import save_file
+from transformers import AutoTokenizer
 
 from tests.families.magi1.tiny_pipeline import tiny_pipeline
-from videosdgx.families.magi1.convert_pipeline import VAE_FIXED, VAE_RENAMED, convert_pipeline
+from videosdgx.families.magi1.convert_pipeline import VAE_FIXED, VAE_RENAMED, convert_pipeline, copy_tokenizer
 from videosdgx.families.magi1.pipeline import MagiPipeline
 from videosdgx.families.magi1.stored import CheckpointError
 
 PIPELINE = tiny_pipeline()
+TEXTS = ("a red circle moving right then up on a teal background", "Ein Bär läuft durch den Wald; ½ naïve café – “so”")
 _DDCONFIG = (
     "in_channels", "latent_channels", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "video_size", "video_length",
     "patch_size", "patch_length", "use_final_proj",
@@ -105,6 +110,40 @@ def test_what_does_not_fit_is_named_and_nothing_appears(sources: dict[str, Any],
     with pytest.raises(CheckpointError, match=message):
         convert_pipeline(**sources)
     assert not sources["destination"].exists()
+
+
+@pytest.fixture
+def t5_files(tmp_path: Path) -> Path:
+    """A tokenizer as T5's official repositories have it: a SentencePiece model and its configuration."""
+    folder, model = tmp_path / "t5", io.BytesIO()
+    folder.mkdir()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*TEXTS, "the quick brown fox jumps over the lazy dog"] * 20),
+        model_writer=model, vocab_size=90, hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    (folder / "spiece.model").write_bytes(model.getvalue())
+    config = {"tokenizer_class": "T5Tokenizer", "extra_ids": 100, "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"pad_token": "<pad>"}))
+    return folder
+
+
+def test_a_sentencepiece_model_is_read_afterwards_without_its_package(
+    t5_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = sentencepiece.SentencePieceProcessor(model_file=str(t5_files / "spiece.model"))
+    assert copy_tokenizer(t5_files, tmp_path / "copied") == "T5Tokenizer"
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "copied")
+    for text in [*TEXTS, "A  red   fox, then — ½ café!", "läuft durch 中文", " at both ends ", "ﬁne “quotes”…"]:
+        assert tokenizer(text).input_ids == [*original.encode(text), 1]
+
+
+def test_without_the_package_a_sentencepiece_model_is_refused_with_its_name(
+    t5_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(CheckpointError, match="has a SentencePiece model only, to read it: pip install sentencepiece"):
+        copy_tokenizer(t5_files, tmp_path / "copied")
 
 
 def test_other_special_tokens_are_refused(sources: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ What the official repository has as pickles, the text encoder, is taken from a r
 (`spec.TEXT_ENCODER_REPOSITORY`); the special tokens are a file of the official code's repository.
 """
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 import diffusers
 import torch
-from transformers import T5Config, T5EncoderModel
+from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from videosdgx.families.magi1.architectures import TRANSFORMERS
 from videosdgx.families.magi1.autoencoder import AutoencoderKLMagi
@@ -155,14 +156,21 @@ def copy_text_encoder(source: Path, destination: Path, channels: int) -> None:
 def copy_tokenizer(source: Path, destination: Path) -> str:
     """Copy a tokenizer's files, and return the name of its class.
 
+    T5's official files are a SentencePiece model, which transformers reads with the package `sentencepiece` only. Serving has
+    no such package, so a `tokenizer.json` is made of it once, here.
+
     Raises:
-        CheckpointError: it has no configuration.
+        CheckpointError: it has no configuration, or the package is missing.
     """
     name = _read_json(source / "tokenizer_config.json").get("tokenizer_class", "T5Tokenizer")
     destination.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         if path.suffix in _TOKENIZER_FILES:
             shutil.copyfile(path, destination / path.name)
+    if not (destination / "tokenizer.json").exists():
+        if importlib.util.find_spec("sentencepiece") is None:
+            raise CheckpointError(f"{source} has a SentencePiece model only, to read it: pip install sentencepiece")
+        AutoTokenizer.from_pretrained(destination).save_pretrained(destination)
     return str(name)
 
 
