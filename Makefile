@@ -17,8 +17,8 @@ FIND_PYTHON = for check in "$(SHARED)" "$(FITS)"; do for python in python3.12 py
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
 
-demo: $(READY)  ## a video from a prompt, on this machine: outputs/wan21.mp4 and its frames in outputs/wan21.png
-	@$(BIN)/python -m client.demo wan21
+demo: $(READY)  ## videos from prompts, on this machine: outputs/wan21.mp4, outputs/magi1.mp4, their frames in .png
+	@$(BIN)/python -m client.demo wan21 magi1
 
 test: lint  ## lint, then every test
 	@# Servers run beside the tests, on the same cores: threads that wait must not spin.

@@ -84,10 +84,10 @@ def start_server(home: Path, *arguments: str, seconds: float = 60) -> Server:
 
 @pytest.fixture(scope="session")
 def exported_home() -> Path:
-    """The checkout's home with the demo exported in FP8 and NVFP4 for the CPU (a no-op when it is there already)."""
+    """The checkout's home with the demos exported for the CPU (a no-op when they are there already)."""
     home = default_home()
-    for precision in ("fp8", "nvfp4"):
-        command = [VIDEOSDGX, "export", "wan21", "--variant", "demo", "--precision", precision, "--target", "cpu"]
+    for family, precision in (("wan21", "fp8"), ("wan21", "nvfp4"), ("magi1", "nvfp4")):
+        command = [VIDEOSDGX, "export", family, "--variant", "demo", "--precision", precision, "--target", "cpu"]
         subprocess.run([*command, "--home", str(home)], check=True, stdin=subprocess.DEVNULL)
     return home
 
@@ -103,7 +103,7 @@ def copied_home(exported_home: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def server(copied_home: Path) -> Iterator[Server]:
     """One server for all tests that do not harm it; each leaves it working."""
-    running = start_server(copied_home, "--family", "wan21")
+    running = start_server(copied_home, "--family", "wan21", "--family", "magi1")
     yield running
     if running.process.poll() is None:
         assert running.stop() == 0

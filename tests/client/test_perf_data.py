@@ -13,8 +13,8 @@ FILES = sorted((CHECKOUT / "client" / "perf").glob("*.json"))
 KINDS = {"TYPE_STRING": str, "TYPE_INT32": int, "TYPE_INT64": int, "TYPE_FP32": float}
 
 
-def test_there_is_input_data() -> None:
-    assert "wan21.json" in [path.name for path in FILES]
+def test_there_is_input_data_for_every_family() -> None:
+    assert {path.stem for path in FILES} == {"wan21", "magi1"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
