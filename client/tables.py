@@ -32,11 +32,13 @@ def status_tables(facts: dict[str, Any]) -> list[Table | str]:
     families = Table("family", "variant", "precision")
     for name, family in facts["families"].items():
         families.add_row(name, family["variant"], family["precision"])
-    components = Table("component", "state", "memory", "loaded in", "pid", Column("artifact", overflow="fold"))
-    for name, component in facts["components"].items():
+    # On a narrow terminal the artifact takes more lines: a name that is cut off could not be typed.
+    name, artifact = Column("component", no_wrap=True), Column("artifact", overflow="fold")
+    components = Table(name, "state", "memory", "loaded in", "pid", artifact)
+    for model, component in facts["components"].items():
         seconds, held = component["loaded_seconds"], component.get("state_bytes")
         components.add_row(
-            name,
+            model,
             _coloured(component["state"]),
             megabytes(component["memory_bytes"]) + (f", {megabytes(held)} of it for generations" if held else ""),
             "" if seconds is None else f"{seconds:.1f} s",
