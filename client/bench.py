@@ -165,6 +165,8 @@ def bench(
 
       videosdgx bench
 
+      videosdgx bench magi1
+
       videosdgx bench wan21 --precision nvfp4 --clips 9 --check
 
       videosdgx bench --url localhost:8000 --json

@@ -51,7 +51,9 @@ def read_clip(path: Path, title: str = "", most: int = MOST) -> Clip:
         raise ValueError(f"{path} holds no frame")
     chosen = np.unique(np.rint(np.linspace(0, len(decoded) - 1, min(most, len(decoded)))).astype(int)).tolist()
     frames, times = zip(*(decoded[index] for index in chosen), strict=True)
-    return Clip(title or path.name, np.stack(frames), times, tuple(index + 1 for index in chosen))
+    # Decoders let a file of fragments begin a little later than it is shown.
+    seconds = tuple(time - times[0] for time in times)
+    return Clip(title or path.name, np.stack(frames), seconds, tuple(index + 1 for index in chosen))
 
 
 def draw(clips: Sequence[Clip], columns: int = COLUMNS) -> Image.Image:
