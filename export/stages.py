@@ -25,8 +25,8 @@ class Workshop:
         self.root, self.fresh = root, fresh
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep a second export of the same variant out while the block runs; a crash frees the lock.
+    def locked(self) -> Iterator[Path]:
+        """Keep a second export of the same variant out while the block runs; a crash frees the lock. Gives the directory.
 
         Raises:
             ExportError: another export holds it.
@@ -37,7 +37,7 @@ class Workshop:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise ExportError(f"another export is at work in {self.root}: wait for it, or choose another --home") from None
-            yield
+            yield self.root
 
     def stage(
         self, name: str, facts: Mapping[str, Any], build: Callable[[Path], None], resumable: bool = False

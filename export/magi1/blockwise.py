@@ -53,8 +53,9 @@ class Blockwise:
         return directory
 
     def calibrate(self) -> dict[str, float]:
-        """Largest absolute input of each quantized layer."""
+        """Largest absolute input of each quantized layer; what a checkpoint was calibrated for stands above our few runs."""
         maxima: dict[str, float] = json.loads((self._calibration / _MAXIMA).read_bytes())
+        maxima |= self.job.source.static_maxima
         return {name: maxima[name] for name in self.job.wanted_maxima}
 
     def verify(self, maxima: dict[str, float]) -> dict[str, float]:

@@ -120,5 +120,8 @@ class Export(exporter.Export):
         """What a person must know before using the artifact."""
         remarks = super().remarks()
         if self.job.source.content.get("fp8_layers") and not self.job.source.random:
-            remarks.append("made from the weights that the official fp8 checkpoint stands for, quantized anew")
+            remarks.append(
+                "made from the weights that the official fp8 checkpoint stands for, quantized anew; the scales of inputs are "
+                "the official ones but for those of smoothed layers"
+            )
         return remarks

@@ -1,11 +1,12 @@
 """What one export of MAGI-1 is about."""
 
 from functools import cached_property
+from pathlib import Path
 
 from export import checkpoint, job
 from export.accuracy import Bar
 from export.linears import Dtypes, Format
-from export.magi1 import policy
+from export.magi1 import official, policy
 from export.magi1.config import MagiConfig
 from export.magi1.profiles import chunk_profiles, text_profiles
 from export.magi1.prompts import calibration_prompts
@@ -13,7 +14,7 @@ from export.magi1.source import Source
 from export.stages import digest
 from videosdgx.artifacts import Profile
 from videosdgx.families.magi1.architectures import TRANSFORMERS
-from videosdgx.families.magi1.spec import SPEC
+from videosdgx.families.magi1.spec import REPOSITORY, SPEC
 
 
 class Job(job.Job):
@@ -22,12 +23,20 @@ class Job(job.Job):
     spec, revision = SPEC, 1
 
     @cached_property
+    def checkpoint(self) -> Path | None:
+        """The checkpoint's directory; an official one is fetched and converted if need be. None for random weights."""
+        settings = self.settings
+        if settings.random_weights or (settings.checkpoint or self.variant.checkpoint) != REPOSITORY:
+            return super().checkpoint
+        return official.converted(settings.variant, settings.home)
+
+    @cached_property
     def source(self) -> Source:
         """The transformer's weights."""
         root, settings = self.checkpoint, self.settings
         if root is None:
             return Source("random weights", None, TRANSFORMERS[settings.variant], settings.layers)
-        origin = root.name if settings.checkpoint else self.variant.checkpoint
+        origin = root.name if settings.checkpoint not in (None, REPOSITORY) else self.variant.checkpoint
         return Source(origin, root / "transformer", checkpoint.config(root / "transformer"), settings.layers)
 
     @property

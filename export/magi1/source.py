@@ -14,9 +14,20 @@ from export.magi1.config import MagiConfig
 from export.random_weights import RandomTensors
 from export.stages import digest
 from videosdgx.artifacts import FusedLora
+from videosdgx.families.magi1.fp8 import E4M3_MAX
 from videosdgx.families.magi1.transformer import MagiTransformer3DModel
 
 SEED = 0
+# Layers that store their gain minus one.
+PLUS_ONE_NORMS = (
+    "q_layernorm",
+    "k_layernorm",
+    "q_layernorm_xattn",
+    "k_layernorm_xattn",
+    "self_attn_post_norm",
+    "mlp_post_norm",
+    "final_layernorm",
+)
 _SCALES = ("input_scale", "weight_scale", "smooth_scale")
 
 
@@ -25,6 +36,15 @@ def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         model = MagiTransformer3DModel.from_config(dict(config) | {"fp8_layers": ()})
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+class _Random(RandomTensors):
+    """Random weights whose norms that store their gain minus one have gains around one like the others."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        layer, _, parameter = name.rpartition(".")
+        less = parameter == "weight" and layer.endswith(PLUS_ONE_NORMS)
+        return super().__getitem__(name) - 1 if less else super().__getitem__(name)
 
 
 class PlainTensors(Mapping[str, Tensor]):
@@ -46,6 +66,16 @@ class PlainTensors(Mapping[str, Tensor]):
         smooth = f"{layer}.smooth_scale"
         divisor = self._tensors[smooth] if smooth in self._tensors else self._tensors[f"{layer}.input_scale"][None]
         return weight * (scale / divisor)
+
+    def static_maxima(self) -> dict[str, float]:
+        """The largest input that each of its fp8 layers was calibrated for, by layer; of those without smoothing.
+
+        With it the scale of inputs is in the divisors of the input's channels, which the weights read here contain.
+        """
+        ending = ".input_scale"
+        layers = [name.removesuffix(ending) for name in self._tensors if name.endswith(ending)]
+        plain = (layer for layer in layers if f"{layer}.smooth_scale" not in self._tensors)
+        return {layer: E4M3_MAX * float(self._tensors[f"{layer}{ending}"][0]) for layer in plain}
 
     def __iter__(self) -> Iterator[str]:
         return (name for name in self._tensors if not name.endswith(_SCALES))
@@ -87,8 +117,13 @@ class Source:
     def tensors(self) -> Mapping[str, Tensor]:
         """The tensors that are exported, by name; each is read when it is asked for and not kept."""
         if self.directory is None:
-            return RandomTensors(shapes(self.plain_content), SEED)
+            return _Random(shapes(self.plain_content), SEED)
         return PlainTensors(checkpoint.Tensors(self.directory, self._wanted))
+
+    @cached_property
+    def static_maxima(self) -> dict[str, float]:
+        """The largest inputs that an official fp8 checkpoint says itself (see `PlainTensors.static_maxima`)."""
+        return self.tensors.static_maxima() if isinstance(self.tensors, PlainTensors) else {}
 
     @property
     def adapters(self) -> list[FusedLora]:
@@ -104,5 +139,5 @@ class Source:
     def digest(self) -> str:
         """SHA-256 of what the weights are: the files', or that of shapes and seed."""
         if self.directory is None:
-            return digest({"config": self.content, "seed": SEED, "torch": torch.__version__})
+            return digest({"config": self.content, "seed": SEED, "torch": torch.__version__, "norms": PLUS_ONE_NORMS})
         return checkpoint.digest(self.directory)

@@ -122,12 +122,21 @@ class _NoVae:
 
     def decode(self, latents: Tensor) -> SimpleNamespace:
         """A black picture instead of each chunk."""
-        return SimpleNamespace(sample=torch.zeros(1, 3, 4 * latents.shape[2], 8, 8))
+        return SimpleNamespace(sample=torch.zeros(1, 3, 4 * latents.shape[2], HEIGHT, WIDTH))
+
+
+class _OnCpu(T5EncoderModel):
+    """Says where its inputs belong, which its weights, elsewhere until they are needed, do not tell."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return torch.device("cpu")
 
 
 def _text_encoder(directory: Path) -> T5EncoderModel:
     with init_empty_weights():
-        model = T5EncoderModel(T5EncoderModel.config_class.from_pretrained(directory)).eval()
+        model = _OnCpu(T5EncoderModel.config_class.from_pretrained(directory)).eval()
     aliases = {"encoder.embed_tokens.weight": "shared.weight"}
     return streamed(model, StreamedWeights(checkpoint.Tensors(directory), aliases))
 

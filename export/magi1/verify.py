@@ -54,11 +54,16 @@ def reference(
     with recorded(pipe.transformer, chunks, texts):
         first = make_clips(pipe, prompts[:1], variant, lambda _: None)
     np.save(directory / _CLIPS, make_clips(pipe, prompts, variant, advance) if len(prompts) > 1 else first)
-    chosen = [min(chunks, key=lambda call: _distance(call, time)) for time in TIMES]
+    chosen = [nearest(chunks, time) for time in TIMES]
     arrays: dict[str, np.ndarray] = {}
     for index, (inputs, output) in enumerate([*chosen, texts[0]]):
         arrays |= {f"{index}.in.{name}": array for name, array in inputs.items()} | {f"{index}.out": output}
     np.savez(directory / _TENSORS, **arrays)
+
+
+def nearest(chunks: list[Call], time: float) -> Call:
+    """The chunk nearest to `time` that has text and others before it."""
+    return min(chunks, key=lambda call: _distance(call, time))
 
 
 def _distance(call: Call, time: float) -> float:

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from export.linears import Format
+from export.magi1.config import MagiConfig
+from export.magi1.policy import formats
 from export.planning.gb10 import Arithmetic
 from export.planning.operations import VALUE, attention, linear
 from export.planning.work import Kept, Operation
@@ -25,21 +27,6 @@ _ARITHMETIC: dict[Format, Arithmetic] = {"high": "fp16", "fp8": "fp8", "nvfp4": 
 # inputs and writes its result: norm 2, q 2, text q 2, interleaved attention outputs 4, gate, norm and residual 4 (the
 # projection is fp32); norm 2, gate, norm and residual 3. The activation is fused with the product before it.
 _LAYER_PASSES = 19
-
-_QUANTIZED = ("linear_qkv.q", "linear_qkv.qx", "linear_qkv.k", "linear_qkv.v", "linear_proj", "linear_fc1", "linear_fc2")
-
-
-def formats(config: Mapping[str, Any], precision: str) -> dict[str, Format]:
-    """The linear layers that a precision quantizes, by name: as in the official fp8 format, all but the first and last."""
-    if precision not in ("fp8", "nvfp4"):
-        return {}
-    chosen: Format = "fp8" if precision == "fp8" else "nvfp4"
-    within = {"linear_fc1": "mlp", "linear_fc2": "mlp"}
-    return {
-        f"videodit_blocks.layers.{index}.{within.get(name, 'self_attention')}.{name}": chosen
-        for index in range(1, config["num_layers"] - 1)
-        for name in _QUANTIZED
-    }
 
 
 class Shape:
@@ -66,9 +53,13 @@ class Shape:
         width: int = self.config["num_query_groups"] * self.config["attention_head_dim"]
         return width
 
+    def _formats(self, precision: str) -> dict[str, Format]:
+        """The quantized linear layers by name, as the export quantizes them."""
+        return formats(MagiConfig.from_dict(self.config), precision)
+
     def weights_bytes(self, precision: str) -> float:
         """Bytes of the weights: those that stay fp32 in the official flow in fp32, quantized ones in their format."""
-        quantized = formats(self.config, precision)
+        quantized = self._formats(precision)
         return sum(
             parameter.numel() * _BYTES[quantized.get(name.removesuffix(".weight"), "high")]
             if parameter.dtype == torch.bfloat16
@@ -114,10 +105,8 @@ class Shape:
         """All operations of one chunk's forward; `past` tells for each number P of chunks before it how often it occurs
         (shares that sum to 1), and the operations are the mean.
         """
-        width, quantized = (
-            self.config["num_attention_heads"] * self.config["attention_head_dim"],
-            formats(self.config, precision),
-        )
+        width = self.config["num_attention_heads"] * self.config["attention_head_dim"]
+        quantized = self._formats(precision)
         h = self.config["hidden_size"]
         found = [Operation("elementwise", "fp32", 0, self.layers * _LAYER_PASSES * VALUE * tokens * h)]
         for name, module in self.model.named_modules():

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from export.calibrate import simulate_fp8
 from export.emulation import simulate_nvfp4
+from export.sensitivity import Switches, command, groups, measure
 from export.wan21 import policy, sensitivity
 from export.wan21.lowered import WanConfig
 
@@ -33,17 +34,17 @@ def run(model: torch.nn.Module) -> torch.Tensor:
 
 def test_groups_hold_every_layer_once():
     for by, count in (("block", CONFIG.num_layers), ("layer-kind", 10)):
-        found = sensitivity.groups(CONFIG, by)
+        found = groups(LAYERS, sensitivity.split, by)
         assert len(found) == count
         assert sorted(name for members in found.values() for name in members) == sorted(LAYERS)
 
 
 @pytest.mark.parametrize("precision", ["fp8", "nvfp4"])
 def test_switches_quantize_what_they_are_told(precision):
-    switches = sensitivity.Switches(random_transformer(), precision, AMAX)
+    switches = Switches(random_transformer(), precision, AMAX)
     switches.quantize([])
     assert torch.allclose(run(switches.model), run(MODEL), atol=1e-5)
-    chosen = sensitivity.groups(CONFIG, "block")["blocks.1"]
+    chosen = groups(LAYERS, sensitivity.split, "block")["blocks.1"]
     switches.quantize(chosen)
     expected = random_transformer()
     {"fp8": simulate_fp8, "nvfp4": simulate_nvfp4}[precision](expected, {name: AMAX[name] for name in chosen})
@@ -52,8 +53,9 @@ def test_switches_quantize_what_they_are_told(precision):
 
 
 def test_costs_are_measured_and_sorted():
-    switches = sensitivity.Switches(random_transformer(), "nvfp4", AMAX)
-    result = sensitivity.measure(switches, CONFIG, "nvfp4", "layer-kind", calls())
+    switches = Switches(random_transformer(), "nvfp4", AMAX)
+    kinds = groups(LAYERS, sensitivity.split, "layer-kind")
+    result = measure(switches, lambda model: sensitivity.snr(model, calls()), kinds, "nvfp4", "layer-kind")
     gains = [row.gain_db for row in result.rows]
     assert gains == sorted(gains, reverse=True)
     assert sum(row.share for row in result.rows) == pytest.approx(1)
@@ -63,7 +65,7 @@ def test_costs_are_measured_and_sorted():
 
 
 APP = typer.Typer()
-APP.command()(sensitivity.main)
+APP.command()(command(sensitivity.FAMILY))
 
 
 def test_the_command_prints_and_writes_its_tables(tiny_checkpoint, tmp_path, monkeypatch):
