@@ -38,6 +38,7 @@ def run_block(
     options = session_options(0)
     # Unpacked once and for all, the weights would take four to eight times their memory.
     options.add_session_config_entry("session.disable_prepacking", "1")
+    options.enable_cpu_mem_arena = False  # what is unpacked for one layer is given back before the next
     session = ort.InferenceSession(
         scratch / _GRAPH, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
     )

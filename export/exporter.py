@@ -82,9 +82,7 @@ class Export(ABC):
             whole = job.source.content["num_layers"]
             remarks.append(f"rehearsal: the first {job.num_layers} of {whole} blocks, at full width")
         if not job.is_demo and job.formats:
-            remarks.append(
-                "scales from " + ("one block on seeded noise" if job.source.random else "small, short runs on a CPU")
-            )
+            remarks.append("scales from " + ("seeded noise" if job.source.random else "small, short runs on a CPU"))
         return remarks
 
     def run(self) -> Path:

@@ -48,7 +48,7 @@ class Blockwise:
 
         with job.report.step("calibrate", max(1, len(self.prompts))) as step:
             directory, known = job.workshop.stage("calibration", facts, build)
-            what = f"{len(self.prompts)} prompts" if self.prompts else "one block on seeded noise"
+            what = f"{len(self.prompts)} prompts" if self.prompts else "seeded noise"
             step.note(note(what, known))
         return directory
 

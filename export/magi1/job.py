@@ -20,7 +20,7 @@ from videosdgx.families.magi1.spec import REPOSITORY, SPEC
 class Job(job.Job):
     """One export's settings with what follows from them."""
 
-    spec, revision = SPEC, 1
+    spec, revision = SPEC, 2
 
     @cached_property
     def checkpoint(self) -> Path | None:

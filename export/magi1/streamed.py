@@ -34,6 +34,7 @@ WIDTH, HEIGHT, FRAMES, STEPS = 192, 128, 48, 4
 # What random weights see: a chunk after another one, noisy and less so, with a text.
 TIMES = (0.05, 0.5)
 _TEXT_TOKENS = 50
+_RANDOM_BLOCKS = 3  # a first, a middle and a last one
 _GRID = (4, 6)
 
 BlockInputs = dict[str, np.ndarray]
@@ -84,12 +85,14 @@ def _recorded(model: MagiTransformer3DModel, indices: Sequence[int], seen: dict[
 
 @torch.inference_mode()
 def calibrate_random(source: Source) -> tuple[dict[str, float], dict[int, BlockInputs]]:
-    """Input maxima of every quantized layer, and what the first and last block were given.
+    """Input maxima of every quantized layer, and what a first, a middle and a last block were given.
 
-    Random blocks are all alike: one is run, on seeded noise, and stands for all.
+    Random blocks are all alike: a few run one after the other, on seeded noise, and stand for all. The first has next to no
+    residual stream to add to, so what it is given tells nothing of the others.
     """
-    one = replace(source, layers=1)
-    config, model = one.config, streamed_transformer(one)
+    last = source.config.num_layers - 1
+    few = replace(source, layers=min(last + 1, _RANDOM_BLOCKS))
+    config, model = few.config, streamed_transformer(few)
     generator = torch.Generator().manual_seed(0)
     rows, columns = _GRID
     positions = token_positions(CHUNK_FRAMES, CHUNK_FRAMES, rows, columns)
@@ -99,17 +102,20 @@ def calibrate_random(source: Source) -> tuple[dict[str, float], dict[int, BlockI
 
     def run() -> None:
         text_kv = model.encode_text(features)
-        past = [torch.zeros(0, config.num_query_groups, 2 * config.attention_head_dim)]
+        past = [torch.zeros(0, config.num_query_groups, 2 * config.attention_head_dim)] * config.num_layers
         for time in TIMES:
             given = (latents, torch.tensor([time]), torch.tensor([True]), positions, text_kv)
             past = model.forward_chunk(*given, past, step_size)[1]
 
+    def stand_in(index: int) -> int:
+        return 0 if index == 0 else config.num_layers - 1 if index == last else 1
+
     seen: dict[int, BlockInputs] = {}
-    with _recorded(model, [0], seen):
+    with _recorded(model, range(config.num_layers), seen):
         maxima = input_maxima(model, policy.all_linears(config), run)
-    linears = [policy.block_linears(index) for index in range(source.config.num_layers)]
-    alike = {name: maxima[first] for names in linears for name, first in zip(names, linears[0], strict=True)}
-    return alike, dict.fromkeys(checked_blocks(source), seen[0])
+    linears = [(policy.block_linears(index), policy.block_linears(stand_in(index))) for index in range(last + 1)]
+    alike = {name: maxima[other] for names, others in linears for name, other in zip(names, others, strict=True)}
+    return alike, {index: seen[stand_in(index)] for index in checked_blocks(source)}
 
 
 class _NoVae:
