@@ -17,7 +17,10 @@ from typer.testing import CliRunner
 from export import checkpoint, cli, random_weights, weights
 from export.calibrate import input_maxima
 from export.graph import Placeholder
+from export.linears import Dtypes
+from export.lowering import Build
 from export.wan21 import policy, streamed
+from export.wan21.graph import write_graph
 from export.wan21.pipeline import load_transformer
 from export.wan21.source import Source, shapes
 from videosdgx.artifacts import verify
@@ -105,18 +108,33 @@ def test_weights_go_on_where_a_killed_export_stopped(tmp_path):
     assert [whole[offsets[f"{name}.bias"] // 4] for name in "abc"] == [1.0, 2.0, 3.0]
 
 
-def test_a_checkpoint_of_a_published_variant_is_exported_block_by_block(tiny_checkpoint, tmp_path):
+def test_a_checkpoint_of_a_published_variant_is_exported_block_by_block(sharded_checkpoint, tmp_path):
     pytest.importorskip("tensorrt_rtx")
-    options = ["--variant", "t2v-1.3b", "--target", "sm121", "--checkpoint", str(tiny_checkpoint), *SMALL]
+    options = ["--variant", "t2v-1.3b", "--target", "sm121", "--checkpoint", str(sharded_checkpoint), *SMALL]
     code, output = export(tmp_path, *options, "--precision", "fp8", "--resolution", "384x256")
     assert code == 0, output
-    assert "peak memory" in output and "full-width blocks" in output
+    assert "peak memory" in output and "full-width blocks" in output and "the compiler took" in output
     manifest = verify(tmp_path / "artifacts/wan21/t2v-1.3b/transformer/fp8-sm121")
     assert manifest.accuracy["block_cosine"] >= 0.999 and not manifest.random_weights
     assert manifest.calibration is not None and manifest.calibration.prompts == streamed.PROMPTS
     assert [profile.name for profile in manifest.profiles] == ["256x256x5", "384x256x5"]
     small, large = (profile.activation_bytes for profile in manifest.profiles)
     assert small and large and manifest.memory and manifest.memory.activation_bytes == max(small, large)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "nvfp4"])
+def test_shards_and_one_file_give_the_same_bytes(tiny_checkpoint, sharded_checkpoint, tmp_path, precision):
+    assert len(list((sharded_checkpoint / "transformer").glob("*.safetensors"))) > 2
+    written = []
+    for checkpoint_dir in (tiny_checkpoint, sharded_checkpoint):
+        own = source(checkpoint_dir)
+        build = Build(policy.formats(own.config, precision), Dtypes(torch.bfloat16, torch.bfloat16))
+        directory = tmp_path / checkpoint_dir.parent.name
+        directory.mkdir()
+        maxima = dict.fromkeys(policy.all_linears(own.config), 3.0)
+        write_graph(directory, own, build, maxima, lambda _: None, lambda _: None)
+        written.append({path.name: path.read_bytes() for path in directory.iterdir()})
+    assert written[0] == written[1] and written[0].keys() == {"engine.onnx", "model.onnx.data"}
 
 
 def test_a_rehearsal_says_so_and_lies_beside_the_real_one(tmp_path, monkeypatch):
@@ -137,26 +155,41 @@ def _tiny_image_config() -> dict:
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
+def _kill_in(command: list[str], home: Path, stage: str) -> None:
+    """Run an export until `stage` is under way, and have the kernel end it there, its compiler with it."""
+    process = subprocess.Popen([*command, "--home", str(home)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list((home / "work").rglob(f"{stage}-*.partial")):
+        assert process.poll() is None, f"the export ended before {stage}"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list((home / "artifacts").rglob("transformer/*/manifest.json"))
+
+
+def _contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
 @pytest.mark.slow
 def test_a_killed_export_goes_on_and_gives_the_same_bytes(tiny_checkpoint, tmp_path):
+    """Killed in every stage. The compiler numbers its temporaries anew in each run: all but its plan is the same."""
+    pytest.importorskip("tensorrt_rtx")
     command = [sys.executable, "-c", "from export.cli import export; import typer; typer.run(export)", "wan21"]
-    command += ["--variant", "t2v-1.3b", "--target", "cpu", "--precision", "nvfp4", "--checkpoint", str(tiny_checkpoint)]
-
-    def run(home: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([*command, "--home", str(home)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    assert run(tmp_path / "straight").wait(600) == 0
-    for seconds in (8, 14, 20, 26):
-        process = run(tmp_path / "killed")
-        time.sleep(seconds)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert run(tmp_path / "killed").wait(600) == 0
-    straight, killed = (
-        {path.relative_to(home): path.read_bytes() for path in sorted((home / "artifacts").rglob("*")) if path.is_file()}
-        for home in (tmp_path / "straight", tmp_path / "killed")
-    )
-    assert straight == killed
+    command += ["--variant", "t2v-1.3b", "--target", "sm121", "--precision", "nvfp4", "--checkpoint", str(tiny_checkpoint)]
+    for stage in ("calibration", "graph", "blocks", "engine"):
+        _kill_in(command, tmp_path / "killed", stage)
+    for home in ("killed", "straight"):
+        assert subprocess.run([*command, "--home", str(tmp_path / home)], stdout=subprocess.DEVNULL).returncode == 0
+    killed, straight = (_contents(tmp_path / home) for home in ("killed", "straight"))
+    assert killed.keys() == straight.keys()
+    changed = {name for name in killed if killed[name] != straight[name]}
+    assert {Path(name).name for name in changed} <= {"engine.plan", "manifest.json"}
+    transformer = "artifacts/wan21/t2v-1.3b/transformer/nvfp4-sm121"
+    one, other = (verify(tmp_path / home / transformer) for home in ("killed", "straight"))
+    assert one.model_copy(update={"files": {}}) == other.model_copy(update={"files": {}})
+    assert one.files["config.json"] == other.files["config.json"]
 
 
 @pytest.mark.parametrize(
