@@ -51,10 +51,6 @@ def write(vae: AutoencoderKLMagi, transformer: MagiTransformer3DModel, seed: int
 def train(
     seed: Annotated[int, typer.Option(help="Seed of weights, data and noise, and of the text encoder: the same to go on.")] = 0,
     vae_steps: Annotated[int, typer.Option(help="Training steps of the VAE.")] = train_magi1_vae.STEPS,
-    decoder_steps: Annotated[
-        int | None,
-        typer.Option(help=f"Training steps of the VAE's decoder alone; {train_magi1_vae.DECODER_STEPS} for a new VAE, 0 else."),
-    ] = None,
     steps: Annotated[int, typer.Option(help="Training steps of the transformer.")] = train_magi1_transformer.STEPS,
     rate: Annotated[float, typer.Option(help="Highest learning rate; lower to go on.")] = train_magi1_transformer.PEAK_RATE,
     threads: Annotated[int, typer.Option(help="CPU threads; more than one pays only on idle cores.")] = 1,
@@ -77,10 +73,7 @@ def train(
         vae = AutoencoderKLMagi.from_pretrained(ready).eval()
     else:
         vae = train_magi1_vae.train(seed, vae_steps, console.print)
-        decoder_steps = train_magi1_vae.DECODER_STEPS if decoder_steps is None else decoder_steps
-    if decoder_steps:
-        train_magi1_vae.train_decoder(vae, seed, decoder_steps, console.print)
-    vae.save_pretrained(work / "vae")
+        vae.save_pretrained(work / "vae")
     tokenizer, encoder, tokens = text_parts(seed)
     clips = train_magi1_transformer.CLIPS_PER_COMBINATION
     latents, shown = train_magi1_transformer.encode_clips(vae, clips, np.random.default_rng(seed + 2))

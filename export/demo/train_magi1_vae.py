@@ -31,13 +31,10 @@ CONFIG = {
     "use_final_proj": True,
 }
 STEPS = 1400
-DECODER_STEPS = 2500
 PEAK_RATE = 3e-3
 # (share of the steps, tiles per batch, height = width): crops round the object first, whole tiles last.
 PHASES = ((0.6, 16, 32), (0.4, 8, SIZE))
 _PATCH = 8
-_DECODER_BATCH = 8
-_LATENT_NOISE = 0.2  # most that the decoder is shown, of the deviation of the latents: a transformer's are not exact
 _LOG_VARIANCE = -5.0  # of the latents at the start: little noise, so that the picture comes first
 
 
@@ -177,42 +174,4 @@ def train(seed: int, steps: int, report: Callable[[str], None]) -> AutoencoderKL
                     f"{quality.mean():.2f} dB (least {quality.min():.2f}), shape kept in {recognised(vae, unseen):.0%}"
                 )
     normalise_latents(vae, draw(training, 512, rng))
-    return vae.eval()
-
-
-def decoder_loss(vae: AutoencoderKLMagi, tiles: Tensor) -> Tensor:
-    """Reconstruction from latents that are a little wrong; the change from frame to frame counts, which is the motion.
-
-    The error in a frame alone prefers an object that stands still for the 4 frames of a latent one, and then jumps.
-    """
-    with torch.no_grad():
-        mean = vae.encoder(tiles).chunk(2, dim=1)[0]
-    noise = torch.rand(len(mean), 1, 1, 1, 1) * _LATENT_NOISE / vae.config.scaling_factor
-    error = vae.decoder(mean + noise * torch.randn_like(mean)) - tiles
-    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    return error.abs().mean() + 2 * error.square().mean() + 0.5 * edges + 2 * error.diff(dim=2).abs().mean()
-
-
-def train_decoder(vae: AutoencoderKLMagi, seed: int, steps: int, report: Callable[[str], None]) -> AutoencoderKLMagi:
-    """Go on with the decoder of `vae` alone, in place: the latents stay what they are, and so does a transformer's training."""
-    rng = np.random.default_rng(seed + 3)
-    torch.manual_seed(seed)
-    training, held_out = world.split()
-    unseen = draw(held_out, 32, np.random.default_rng(seed + 1))
-    opts = optimisers(vae.decoder)
-    began = time.monotonic()
-    for step in range(steps):
-        set_rate(opts, rate_at(step / steps, PEAK_RATE))
-        value = decoder_loss(vae, draw(training, _DECODER_BATCH, rng))
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(vae.decoder.parameters(), 1.0)
-        for opt in opts:
-            opt.step()
-            opt.zero_grad(set_to_none=True)
-        if (step + 1) % 100 == 0:
-            quality = psnr(vae, unseen)
-            report(
-                f"decoder step {step + 1}/{steps}, {time.monotonic() - began:.0f} s: loss {value.item():.4f}, unseen tiles "
-                f"{quality.mean():.2f} dB (least {quality.min():.2f})"
-            )
     return vae.eval()
