@@ -26,9 +26,9 @@ class Job(job.Job):
     def checkpoint(self) -> Path | None:
         """The checkpoint's directory; an official one is fetched and converted if need be. None for random weights."""
         settings = self.settings
-        if settings.random_weights or (settings.checkpoint or self.variant.checkpoint) != REPOSITORY:
-            return super().checkpoint
-        return official.converted(settings.variant, settings.home)
+        if settings.random_weights:
+            return None
+        return official.resolve(settings.checkpoint or self.variant.checkpoint, settings.variant, settings.home)
 
     @cached_property
     def source(self) -> Source:

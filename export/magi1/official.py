@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from export import checkpoint
 from export.download import download, fetch
 from export.errors import ExportError, require_space
 from export.stages import Workshop
@@ -19,6 +20,15 @@ _TEXT_FOLDERS = ("text_encoder", "tokenizer")
 def folders(variant: str) -> tuple[str, ...]:
     """What a variant needs of the official repository: its own folder and the autoencoder's."""
     return (f"ckpt/magi/{VARIANT_FOLDERS[variant]}", "ckpt/vae")
+
+
+def resolve(wanted: str, variant: str, home: Path) -> Path:
+    """The directory in diffusers' layout of the checkpoint `wanted` (a directory or a repository), converted if official.
+
+    Raises:
+        ExportError: it is not usable.
+    """
+    return converted(variant, home) if wanted == REPOSITORY else checkpoint.resolve(wanted)
 
 
 def converted(variant: str, home: Path) -> Path:

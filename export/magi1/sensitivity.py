@@ -20,7 +20,7 @@ from export.magi1.verify import TIMES, chunk_output, nearest
 from export.sensitivity import Family, Subject, command
 from videosdgx.families.magi1 import graphs
 from videosdgx.families.magi1.pipeline import MagiPipeline
-from videosdgx.families.magi1.spec import REPOSITORY, SPEC
+from videosdgx.families.magi1.spec import SPEC
 from videosdgx.families.magi1.transformer import MagiTransformer3DModel
 from videosdgx.families.spec import Variant
 from videosdgx.home import default_home
@@ -64,8 +64,7 @@ def _features(texts: list[Call], text_kv: np.ndarray) -> np.ndarray:
 
 def locate(checkpoint: str | None, variant: Variant) -> Path:
     """The directory of a checkpoint."""
-    wanted = checkpoint or variant.checkpoint
-    return official.converted(variant.name, default_home()) if wanted == REPOSITORY else checkpoints.resolve(wanted)
+    return official.resolve(checkpoint or variant.checkpoint, variant.name, default_home())
 
 
 def prepare(source: Path, variant: Variant, prompts: int) -> Subject:
@@ -75,10 +74,11 @@ def prepare(source: Path, variant: Variant, prompts: int) -> Subject:
         ExportError: the checkpoint is not usable.
     """
     directory = source / "transformer"
-    tensors = Source(source.name, directory, checkpoints.config(directory)).tensors
+    content = checkpoints.config(directory)
+    tensors = Source(source.name, directory, content).tensors
     pipe = load_pipeline(source, tensors)
     calls = record(pipe, verification_prompts(prompts), variant)
-    layers = policy.all_linears(MagiConfig.from_dict(checkpoints.config(directory)))
+    layers = policy.all_linears(MagiConfig.from_dict(content))
 
     def run() -> None:
         make_clips(pipe, calibration_prompts(), variant, lambda _: None)
