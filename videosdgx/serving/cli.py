@@ -125,9 +125,9 @@ def leave_out_missing(settings: Settings, asked_for: set[str]) -> Settings:
     return settings.model_copy(update={"families": served})
 
 
-def announce(process: subprocess.Popen[bytes], settings: Settings, address: str) -> None:
+def announce(process: subprocess.Popen[bytes], settings: Settings) -> None:
     """Print one line when the server is ready."""
-    url = f"http://{address}:{settings.http_port}"
+    url = settings.http_url()
     started = time.monotonic()
     while process.poll() is None:
         try:
@@ -141,22 +141,20 @@ def announce(process: subprocess.Popen[bytes], settings: Settings, address: str)
         digest = read_manifest(settings.artifact(family, "transformer"))
         print(f"{family}: {chosen.variant} in {chosen.precision} on {settings.target} ({digest.runtime})", flush=True)
     print(
-        f"ready after {time.monotonic() - started:.1f} s: HTTP {url}, gRPC {address}:{settings.grpc_port}, "
-        f"metrics http://{address}:{settings.metrics_port}/metrics. Ctrl-C stops.",
+        f"ready after {time.monotonic() - started:.1f} s: HTTP {url}, gRPC {settings.address}:{settings.grpc_port}, "
+        f"metrics http://{settings.address}:{settings.metrics_port}/metrics. Ctrl-C stops.",
         flush=True,
     )
 
 
-def run_server(settings: Settings, address: str, verbose: bool) -> int:
+def run_server(settings: Settings, verbose: bool) -> int:
     """Run Triton until it ends or is told to; returns its exit code (0 after Ctrl-C or SIGTERM)."""
     scratch = settings.component_record("").parent
     scratch.mkdir(parents=True, exist_ok=True)
     for record in scratch.glob("*.json"):
         record.unlink()
     triton = find_triton(scratch)
-    process = subprocess.Popen(
-        command_line(triton, settings, address, verbose), env=environment(settings), start_new_session=True
-    )
+    process = subprocess.Popen(command_line(triton, settings, verbose), env=environment(settings), start_new_session=True)
     stopping = threading.Event()
 
     def stop(_signal: int, _frame: object) -> None:
@@ -165,7 +163,7 @@ def run_server(settings: Settings, address: str, verbose: bool) -> int:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    threading.Thread(target=announce, args=(process, settings, address), daemon=True).start()
+    threading.Thread(target=announce, args=(process, settings), daemon=True).start()
     while process.poll() is None:
         if stopping.wait(0.2):
             try:
@@ -217,6 +215,7 @@ def serve(
             http_port=http_port,
             grpc_port=grpc_port,
             metrics_port=metrics_port,
+            address=address,
             allow_random_weights=allow_random_weights,
         )
         if settings.target not in ("cpu", "sm121"):
@@ -231,7 +230,7 @@ def serve(
         check_shared_memory()
         named = {*(family or []), *parse_choices("--variant", variant or []), *parse_choices("--precision", precision or [])}
         settings = leave_out_missing(settings, named)
-        code = run_server(settings, address, verbose)
+        code = run_server(settings, verbose)
     except (ServerProblem, OSError) as problem:
         print(f"videosdgx serve: {problem}", file=sys.stderr)
         code = 1

@@ -1,12 +1,14 @@
 """The engine manager as a Triton model."""
 
 import json
+from functools import partial
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from videosdgx.serving.engine_manager import EngineManager
+from videosdgx.serving.model_control import load_model, unload_model
 from videosdgx.serving.settings import load_settings
 
 
@@ -15,7 +17,9 @@ class EngineManagerModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Start with no component loaded."""
-        self.manager = EngineManager(load_settings(), pb_utils.load_model, pb_utils.unload_model, pb_utils.is_model_ready)
+        settings = load_settings()
+        load, unload = (partial(action, settings.http_url()) for action in (load_model, unload_model))
+        self.manager = EngineManager(settings, load, unload, pb_utils.is_model_ready)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer commands; each takes milliseconds, loading goes on in the background."""

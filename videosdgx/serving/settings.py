@@ -36,6 +36,7 @@ class Settings(BaseModel):
     http_port: int
     grpc_port: int
     metrics_port: int
+    address: str = "127.0.0.1"
     allow_random_weights: bool = False
 
     def artifact(self, family: str, component: str) -> Path:
@@ -58,6 +59,11 @@ class Settings(BaseModel):
         if manifest.random_weights and not self.allow_random_weights:
             raise ArtifactError(f"{directory} has random weights: serve it with --allow-random-weights, or export a checkpoint")
         return manifest
+
+    def http_url(self) -> str:
+        """Where this machine reaches the server's HTTP endpoint; the wildcard addresses include the loopback ones."""
+        address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.address, self.address)
+        return f"http://{f'[{address}]' if ':' in address else address}:{self.http_port}"
 
     def component_record(self, model: str) -> Path:
         """Where a loaded component writes who it is (see `component.py`)."""

@@ -88,7 +88,7 @@ def python_library_folder() -> str | None:
     return None
 
 
-def command_line(triton: Installation, settings: Settings, address: str, verbose: bool) -> list[str]:
+def command_line(triton: Installation, settings: Settings, verbose: bool) -> list[str]:
     """Triton's arguments: explicit model control, and only the light models at the start."""
     always = ["engine_manager"]
     for family in settings.families:
@@ -98,11 +98,13 @@ def command_line(triton: Installation, settings: Settings, address: str, verbose
         f"--model-repository={CHECKOUT / 'model_repository'}",
         f"--backend-directory={triton.backends}",
         "--model-control-mode=explicit",
+        # Else the server says that it is not ready whenever a component is being loaded, or could not be.
+        "--strict-readiness=false",
         *(f"--load-model={name}" for name in always),
         f"--backend-config=python,stub-timeout-seconds={STUB_TIMEOUT_SECONDS}",
-        f"--http-address={address}",
-        f"--grpc-address={address}",
-        f"--metrics-address={address}",
+        f"--http-address={settings.address}",
+        f"--grpc-address={settings.address}",
+        f"--metrics-address={settings.address}",
         f"--http-port={settings.http_port}",
         f"--grpc-port={settings.grpc_port}",
         f"--metrics-port={settings.metrics_port}",
