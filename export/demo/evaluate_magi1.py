@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,8 @@ from export.demo.checkpoint import MAGI1, load_magi1
 from export.demo.judge_magi1 import Verdict
 from export.demo.world import Floats
 from export.demo.world_magi1 import CHUNK_FRAMES, Story
+from export.magi1.verify import run_by_engine
+from videosdgx.artifacts import verify
 from videosdgx.families.magi1.pipeline import MagiPipeline
 
 CHUNKS = 4
@@ -94,16 +97,24 @@ def evaluate(
     continued: Annotated[int, typer.Option(help="How many rendered videos of two chunks to continue.")] = 20,
     steps: Annotated[int, typer.Option(help="Denoising steps, a multiple of 4.")] = STEPS,
     checkpoint: Annotated[Path, typer.Option(help="Checkpoint folder.")] = MAGI1,
+    engine: Annotated[
+        Path | None,
+        typer.Option(help="An exported transformer to judge instead, such as home/artifacts/magi1/demo/transformer/nvfp4-cpu."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Generate clips of 4 chunks of unseen combinations in fp32, judge them, and print how many are right."""
+    """Generate clips of 4 chunks of unseen combinations, judge them, and print how many are right.
+
+    In fp32, or with the transformer of --engine as it is served: quantized, on ONNX Runtime. The same prompts and noise.
+    """
     torch.set_num_threads(1)
     pipe = load_magi1(checkpoint)
-    began = time.monotonic()
-    result = judge_magi1.success(judge_all(pipe, unseen_stories(clips), steps))
-    seconds = (time.monotonic() - began) / clips
     plain = [story for story in unseen_stories(2 * continued) if len(story.motions) == 1]
-    followed = [judge_magi1.judge(go_on(pipe, story, 1000 + index, steps), story) for index, story in enumerate(plain)]
+    with run_by_engine(pipe, engine, verify(engine), threads=1) if engine else nullcontext():
+        began = time.monotonic()
+        result = judge_magi1.success(judge_all(pipe, unseen_stories(clips), steps))
+        seconds = (time.monotonic() - began) / clips
+        followed = [judge_magi1.judge(go_on(pipe, story, 1000 + index, steps), story) for index, story in enumerate(plain)]
     on = judge_magi1.success(followed) if followed else None
     mean, least, kept = vae_quality(pipe)
     if as_json:
@@ -111,7 +122,8 @@ def evaluate(
         quality = {"vae_psnr_db": round(mean, 2), "vae_psnr_least_db": round(least, 2), "vae_shapes_kept": kept}
         print(json.dumps(asdict(result) | figures | quality))
         return
-    table = Table(title=f"magi1: unseen prompts, {CHUNKS} chunks, {steps} steps, {seconds:.1f} s per clip")
+    kind = engine.name if engine else "fp32"
+    table = Table(title=f"magi1 in {kind}: unseen prompts, {CHUNKS} chunks, {steps} steps, {seconds:.1f} s per clip")
     table.add_column("right")
     table.add_column(f"of {clips}", justify="right")
     table.add_column(f"of {len(plain)} continued", justify="right")

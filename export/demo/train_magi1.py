@@ -21,6 +21,7 @@ from videosdgx.families.magi1.text import MagiSpecialTokens
 from videosdgx.families.magi1.transformer import MagiTransformer3DModel
 
 _WORK = Path("outputs/demo/magi1")
+_REFINING_RATE = 2e-3  # of a VAE that goes on
 
 
 def text_parts(seed: int) -> tuple[PreTrainedTokenizerFast, T5EncoderModel, MagiSpecialTokens]:
@@ -54,6 +55,9 @@ def train(
     steps: Annotated[int, typer.Option(help="Training steps of the transformer.")] = train_magi1_transformer.STEPS,
     rate: Annotated[float, typer.Option(help="Highest learning rate; lower to go on.")] = train_magi1_transformer.PEAK_RATE,
     threads: Annotated[int, typer.Option(help="CPU threads; more than one pays only on idle cores.")] = 1,
+    refine_vae: Annotated[
+        int, typer.Option(help="With --start: steps for which its VAE goes on first; the transformer follows its latents.")
+    ] = 0,
     work: Annotated[
         Path, typer.Option(help="The trained VAE is kept here, and not trained again; so are the weights so far.")
     ] = _WORK,
@@ -71,6 +75,9 @@ def train(
     if ready.exists():
         console.print(f"vae: taken from {ready}")
         vae = AutoencoderKLMagi.from_pretrained(ready).eval()
+        if start and refine_vae:
+            vae = train_magi1_vae.train(seed, refine_vae, console.print, _REFINING_RATE, vae)
+            vae.save_pretrained(work / "vae")
     else:
         vae = train_magi1_vae.train(seed, vae_steps, console.print)
         vae.save_pretrained(work / "vae")

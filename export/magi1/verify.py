@@ -2,7 +2,8 @@
 
 import copy
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,20 @@ def against_simulation(
     return layerwise | {"relative_error_simulation_whole": float(np.median(whole))}
 
 
+@contextmanager
+def run_by_engine(pipe: MagiPipeline, graph: Path, manifest: Manifest, threads: int) -> Iterator[None]:
+    """Inside, the graphs in the folder `graph` on ONNX Runtime stand for the pipeline's transformer, as in serving."""
+    own = pipe.transformer
+    component = StatefulTransformer(OnnxChunkEngine(graph, threads), manifest)
+    null_caption = own.y_embedder.null_caption_embedding.detach()
+    pipe.register_modules(transformer=RemoteTransformer(component.run, dict(own.config), null_caption, "verify"))
+    try:
+        yield
+    finally:
+        pipe.register_modules(transformer=own)
+        component.close()
+
+
 def clips(
     graph: Path,
     manifest: Manifest,
@@ -178,15 +193,8 @@ def clips(
     advance: Callable[[float], None],
 ) -> dict[str, float]:
     """PSNR of the clips of the graphs on ONNX Runtime, run as serving runs them, against those in `directory`."""
-    own = pipe.transformer
-    component = StatefulTransformer(OnnxChunkEngine(graph, threads), manifest)
-    null_caption = own.y_embedder.null_caption_embedding.detach()
-    pipe.register_modules(transformer=RemoteTransformer(component.run, dict(own.config), null_caption, "verify"))
-    try:
+    with run_by_engine(pipe, graph, manifest, threads):
         made = make_clips(pipe, prompts, variant, advance)
-    finally:
-        pipe.register_modules(transformer=own)
-        component.close()
     wanted = np.load(directory / _CLIPS)
     psnr = [psnr_db(clip, other) for clip, other in zip(made, wanted, strict=True)]
     return {

@@ -1,6 +1,9 @@
 """The committed MAGI-1 demo: what is on disk, and that its text steers its video."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from export.demo import world_magi1 as world
 from export.demo.checkpoint import MAGI1, load_magi1
 from export.demo.evaluate_magi1 import generate, go_on, judge_all, unseen_stories, vae_quality
 from videosdgx.families.magi1.pipeline import MagiPipeline
+from videosdgx.home import CHECKOUT
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +84,16 @@ def test_clips_show_what_their_prompts_say(pipe: MagiPipeline):
     stories = unseen_stories(12)
     result = judge_magi1.success([judge_magi1.judge(generate(pipe, story, i), story) for i, story in enumerate(stories)])
     assert result.looks >= 11 and result.motion >= 7 and result.smooth >= 3
+
+
+@pytest.mark.slow
+def test_an_exported_transformer_is_judged_in_its_place(exported_home: Path):
+    engine = exported_home / "artifacts/magi1/demo/transformer/nvfp4-cpu"
+    command = [sys.executable, "-m", "export.demo.evaluate_magi1", "--clips", "1", "--continued", "0", "--steps", "8", "--json"]
+    whole, quantized = (
+        json.loads(subprocess.run([*command, *more], check=True, capture_output=True, text=True, cwd=CHECKOUT).stdout)
+        for more in ([], ["--engine", str(engine)])
+    )
+    assert whole["clips"] == quantized["clips"] == 1
+    assert quantized["background"] == 1
+    assert whole["vae_psnr_db"] == quantized["vae_psnr_db"]  # only the transformer is another

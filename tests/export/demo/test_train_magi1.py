@@ -94,3 +94,13 @@ def test_normalised_latents_have_mean_0_and_deviation_1_and_decode_the_same() ->
     torch.testing.assert_close(scaled.mean(dim=(0, 2, 3, 4)), torch.zeros(16), atol=1e-3, rtol=0)
     torch.testing.assert_close(scaled.std(dim=(0, 2, 3, 4)), torch.ones(16), atol=1e-3, rtol=0)
     torch.testing.assert_close(after, before, atol=1e-3, rtol=1e-3)
+
+
+def test_a_vae_that_goes_on_leaves_the_one_it_began_with():
+    begun = train_magi1_vae.build(0).eval()
+    before = {name: value.clone() for name, value in begun.state_dict().items()}
+    trained = train_magi1_vae.train(0, 2, lambda _: None, 1e-3, begun)
+    assert all(torch.equal(value, before[name]) for name, value in begun.state_dict().items())
+    moved = [name for name, value in trained.state_dict().items() if not torch.equal(value, before[name])]
+    assert {name.split(".")[0] for name in moved} == {"encoder", "decoder"}
+    assert not trained.training
