@@ -72,7 +72,11 @@ def _request(family: str, variant: Variant, precision: str, ask: Ask) -> Request
 
 
 def requests(
-    targets: Sequence[str], families: Mapping[str, Mapping[str, Variant]], precisions: Sequence[str], ask: Ask
+    targets: Sequence[str],
+    families: Mapping[str, Mapping[str, Variant]],
+    precisions: Sequence[str],
+    ask: Ask,
+    shown: Sequence[str] | None = None,
 ) -> tuple[list[Request], list[str]]:
     """The clips that `targets` name (FAMILY[:VARIANT[:PRECISION]]; none at all: everything), and why some are left out.
 
@@ -82,6 +86,7 @@ def requests(
         targets: as typed.
         families: the variants of each family by name.
         precisions: of the transformers.
+        shown: those of them that a target without a precision means; by default all.
         ask: what is the same for all clips.
 
     Raises:
@@ -96,7 +101,7 @@ def requests(
         if len(rest) > 2:
             raise InvalidInput(f"target is {target!r}, it must be FAMILY, FAMILY:VARIANT or FAMILY:VARIANT:PRECISION")
         names = [_chosen("variant", rest[0], list(variants))] if rest else list(variants)
-        chosen = [_chosen("precision", rest[1], list(precisions))] if len(rest) == 2 else list(precisions)
+        chosen = [_chosen("precision", rest[1], list(precisions))] if len(rest) == 2 else list(shown or precisions)
         for name in names:
             try:
                 found += [_request(family, variants[name], precision, ask) for precision in chosen]

@@ -7,13 +7,17 @@ from typing import Annotated
 import typer
 
 _DEFAULT_MEMORY, _DEFAULT_RESERVE = "128GB", "16GB"  # the Spark's; what its owner keeps for everything but models
+_SHOWN = ("bf16", "fp8", "nvfp4")  # fp16 takes the memory and the time of bf16
 _MOST_CONCURRENCY = 64
 
 
 def plan(
     targets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FAMILY[:VARIANT[:PRECISION]]]...", help="Such as wan21:t2v-14b:fp8. Default: all there are."),
+        typer.Argument(
+            metavar="[FAMILY[:VARIANT[:PRECISION]]]...",
+            help="Such as wan21:t2v-14b:fp8. Default: all there are (fp16 is like bf16).",
+        ),
     ] = None,
     resolution: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels. Default: each variant's own.")] = None,
     frames: Annotated[int | None, typer.Option(help="Length of the clip. Default: each variant's own.")] = None,
@@ -66,12 +70,12 @@ def plan(
 
         ask = Ask(size, frames, steps, guidance, fp8_attention)
         variants = {name: family.variants for name, family in planning.FAMILIES.items()}
-        wanted, left_out = requests(targets or [], variants, PRECISIONS, ask)
+        wanted, left_out = requests(targets or [], variants, PRECISIONS, ask, _SHOWN)
         where = (home or default_home()).expanduser().resolve()
         machine = planning.Machine(available, kept, efficiency, concurrency)
         with Console(stderr=True).status("counting"):
             clips = [planning.FAMILIES[request.family].work(request, where) for request in wanted]
-            compared = planning.comparisons(wanted, machine, PRECISIONS, where)
+            compared = planning.comparisons(wanted, machine, _SHOWN, where)
     except InvalidInput as error:
         raise typer.BadParameter(str(error)) from None
     except ArtifactError as error:

@@ -38,6 +38,11 @@ def test_targets():
     assert ask("wan21:demo:fp8", "wan21:t2v-14b:nvfp4", "wan21:demo:fp8")[0] == ["wan21:demo:fp8", "wan21:t2v-14b:nvfp4"]
 
 
+def test_a_target_without_a_precision_means_those_that_are_shown():
+    found, _ = requests(["wan21:demo", "wan21:demo:fp16"], FAMILIES, PRECISIONS, Ask(), ("fp8",))
+    assert [request.precision for request in found] == ["fp8", "fp16"]
+
+
 def test_defaults_are_the_variants_own():
     (request,), _ = requests(["wan21:i2v-14b-720p:fp8"], FAMILIES, PRECISIONS, Ask(steps=4, guided=False))
     assert (request.width, request.height, request.frames, request.steps) == (1280, 720, 81, 4)

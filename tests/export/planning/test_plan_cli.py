@@ -78,14 +78,14 @@ def test_published_figures_are_beside_the_estimate(tmp_path):
     # Spec wan21 section 9, by a count that is a few percent higher: 370 TFLOP/s.
     assert h100["flops_per_second"][0] == pytest.approx(370e12, rel=0.06)
     estimates = h100["spark_estimate_seconds"]
-    assert estimates["fp16"] > estimates["fp8"] > estimates["nvfp4"] > h100["seconds"][0]
+    assert estimates["bf16"] > estimates["fp8"] > estimates["nvfp4"] > h100["seconds"][0]
 
 
 def test_a_bound_of_the_specification_agrees(tmp_path):
     """At 60 TFLOP/s of 125, as the specification assumes: 480p takes at most 50 minutes, 720p 3 hours."""
     facts = run_json("wan21:t2v-14b:fp16", "--efficiency", str(60 / 125), "--home", str(tmp_path))
     for figure in (figure for figure in facts["published"] if figure["machine"].startswith("Spark") and figure["guided"]):
-        assert figure["spark_estimate_seconds"]["fp16"] == pytest.approx(figure["seconds"][1], rel=0.15)
+        assert figure["spark_estimate_seconds"]["bf16"] == pytest.approx(figure["seconds"][1], rel=0.15)
 
 
 @pytest.mark.parametrize(
