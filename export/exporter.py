@@ -83,6 +83,10 @@ class Export(ABC):
             remarks.append(f"rehearsal: the first {job.num_layers} of {whole} blocks, at full width")
         if not job.is_demo and job.formats:
             remarks.append("scales from " + ("seeded noise" if job.source.random else "small, short runs on a CPU"))
+        if not job.is_demo:
+            remarks.append("weights were read, quantized and written block by block")
+        if self.settings.target == "sm121":
+            remarks.append("compiled whole, with all weights; checked is the graph on ONNX Runtime; the engine never ran")
         return remarks
 
     def run(self) -> Path:
