@@ -62,7 +62,7 @@ def test_the_tokenizer_knows_every_caption_and_nothing_else(pipe: MagiPipeline):
 
 def test_the_autoencoder_keeps_the_picture(pipe: MagiPipeline):
     mean, least, kept = vae_quality(pipe, tiles=40)
-    assert mean > 32 and least > 28 and kept >= 0.97
+    assert mean > 34 and least > 30 and kept >= 0.97
 
 
 def test_text_steers_the_video(pipe: MagiPipeline):
@@ -83,7 +83,7 @@ def test_clips_show_what_their_prompts_say(pipe: MagiPipeline):
     # What these weights can do so far; the bars for motion and jumps are in the checkpoint's README.
     stories = unseen_stories(12)
     result = judge_magi1.success([judge_magi1.judge(generate(pipe, story, i), story) for i, story in enumerate(stories)])
-    assert result.looks >= 11 and result.motion >= 7 and result.smooth >= 3
+    assert result.looks >= 11 and result.motion >= 6 and result.smooth >= 9
 
 
 @pytest.mark.slow
