@@ -38,8 +38,8 @@ CONFIG = {
     "caption_max_length": 800,
 }
 # (time from which it holds, scale of the previous chunks, scale of the text), chosen by the judge. More of the previous chunks
-# than the official 1.5 and less of the text than its 7.5: fewer jumps between chunks. Text to the end, unlike the official scales: at this size the
-# shape is not settled at a time of 0.3.
+# than the official 1.5 and less of the text than its 7.5: fewer jumps between chunks. Text to the end, unlike the official
+# scales: at this size the shape is not settled at a time of 0.3.
 GUIDANCE = ((0.0, 2.5, 3.0), (0.3, 3.5, 1.2))
 STEPS = 12000
 BATCH = 4
