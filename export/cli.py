@@ -2,17 +2,23 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from videosdgx.families.spec import Variant
 
+if TYPE_CHECKING:
+    from export.job import Settings
+
 # `export.<family>.exporter` has the class `Export`, `videosdgx.families.<family>` the modules `spec` and `architectures`.
 FAMILIES = ("wan21", "magi1")
 TARGETS = ("cpu", "sm121")
 PRECISIONS = ("fp16", "bf16", "fp8", "nvfp4")
+VAE_PRECISIONS = ("fp16", "bf16")
 COMPILERS = ("tensorrt_rtx", "tensorrt")
+# What can be an engine; `export.<family>.vae_artifact` makes that of the VAE.
+ENGINES = {"wan21": ("transformer", "vae"), "magi1": ("transformer",)}
 
 
 def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> str:
@@ -41,7 +47,12 @@ def _frames(frames: int | None, variant: Variant) -> int | None:
 def export(
     family: Annotated[str, typer.Argument(help="Which family of models: wan21, magi1.")],
     variant: Annotated[str, typer.Option(help="Which checkpoint of the family; `demo` needs no download.")] = "demo",
-    precision: Annotated[str, typer.Option(help="bf16 (fp16 for the demo), fp8 or nvfp4.")] = "fp8",
+    component: Annotated[
+        str, typer.Option(help="transformer, or vae: Wan 2.1's decoder as an engine too, in fp16 or bf16 for sm121.")
+    ] = "transformer",
+    precision: Annotated[
+        str | None, typer.Option(help="bf16 (fp16 for the demo), fp8 or nvfp4. Default: fp8; for the vae fp16.")
+    ] = None,
     target: Annotated[
         str, typer.Option(help="cpu (ONNX Runtime) or sm121 (DGX Spark, compiled here, GPU not needed).")
     ] = "cpu",
@@ -94,32 +105,23 @@ def export(
 
       videosdgx export wan21 --variant t2v-14b --precision nvfp4 --target sm121 --random-weights --layers 2
 
+      videosdgx export wan21 --variant t2v-14b --component vae --target sm121     (frames in tiles; --resolution: whole)
+
       videosdgx export magi1 --variant 4.5b-base --precision nvfp4 --target sm121 --resolution 720x720 --resolution 1280x720
     """
+    precision = precision or ("fp16" if component == "vae" else "fp8")
     _one_of("family", family, FAMILIES)
+    _one_of("component", component, ENGINES[family])
     _one_of("precision", precision, PRECISIONS)
     _one_of("target", target, TARGETS)
     _one_of("compiler", compiler, COMPILERS)
     from videosdgx.home import default_home
 
-    spec, architectures = (import_module(f"videosdgx.families.{family}.{name}") for name in ("spec", "architectures"))
-    _one_of("variant", variant, tuple(spec.SPEC.variants))
+    variants = import_module(f"videosdgx.families.{family}.spec").SPEC.variants
+    chosen = variants[_one_of("variant", variant, tuple(variants))]
     # torch and diffusers take seconds to import: --help and a mistyped option do not wait for them.
-    from rich.console import Console
-
-    from export.errors import ExportError
     from export.job import Settings
-    from export.progress import Report
 
-    chosen = spec.SPEC.variants[variant]
-    if variant == "demo" and (random_weights or layers):
-        raise typer.BadParameter("--random-weights and --layers are for the published variants; the demo has its checkpoint")
-    if random_weights and (checkpoint or lora):
-        raise typer.BadParameter("--random-weights excludes --checkpoint and --lora")
-    if precision == "bf16" and target == "cpu":
-        raise typer.BadParameter("ONNX Runtime does not compute in bf16 on a CPU: choose fp16, or --target sm121")
-    if layers is not None and layers > (most := architectures.TRANSFORMERS[variant]["num_layers"]):
-        raise typer.BadParameter(f"--layers is {layers}, {variant} has {most}")
     settings = Settings(
         family=family,
         home=(home or default_home()).expanduser().resolve(),
@@ -138,10 +140,53 @@ def export(
         fp8_attention=fp8_attention,
         loras=tuple(lora or ()),
     )
+    (_check_vae if component == "vae" else _check_transformer)(settings)
+    _make(settings, component)
+
+
+def _check_transformer(settings: "Settings") -> None:
+    """Refuse options that exclude each other, before anything is read."""
+    if settings.variant == "demo" and (settings.random_weights or settings.layers):
+        raise typer.BadParameter("--random-weights and --layers are for the published variants; the demo has its checkpoint")
+    if settings.random_weights and (settings.checkpoint or settings.loras):
+        raise typer.BadParameter("--random-weights excludes --checkpoint and --lora")
+    if settings.precision == "bf16" and settings.target == "cpu":
+        raise typer.BadParameter("ONNX Runtime does not compute in bf16 on a CPU: choose fp16, or --target sm121")
+    architectures = import_module(f"videosdgx.families.{settings.family}.architectures")
+    if settings.layers is not None and settings.layers > (most := architectures.TRANSFORMERS[settings.variant]["num_layers"]):
+        raise typer.BadParameter(f"--layers is {settings.layers}, {settings.variant} has {most}")
+
+
+def _check_vae(settings: "Settings") -> None:
+    """As `_check_transformer`."""
+    if settings.target != "sm121":
+        raise typer.BadParameter(
+            "--component vae is for --target sm121; on a CPU the VAE runs in PyTorch, and comes with the rest"
+        )
+    if settings.precision not in VAE_PRECISIONS:
+        raise typer.BadParameter(f"--component vae takes --precision {' or '.join(VAE_PRECISIONS)}, not {settings.precision}")
+    if settings.random_weights and (settings.checkpoint or settings.variant == "demo"):
+        raise typer.BadParameter("--random-weights is for a published variant without its --checkpoint")
+    needless = {"--layers": settings.layers, "--frames": settings.frames, "--fp8-attention": settings.fp8_attention}
+    for option, value in (needless | {"--lora": settings.loras}).items():
+        if value:
+            raise typer.BadParameter(f"{option} is of the transformer, not of --component vae")
+
+
+def _make(settings: "Settings", component: str) -> None:
+    """Export, and say what happened in a line that a person understands."""
+    from rich.console import Console
+
+    from export.errors import ExportError
+    from export.progress import Report
+
     console = Console()
     try:
         with Report(console) as report:
-            directory = import_module(f"export.{family}.exporter").Export(settings, report).run()
+            if component == "transformer":
+                directory = import_module(f"export.{settings.family}.exporter").Export(settings, report).run()
+            else:
+                directory = import_module(f"export.{settings.family}.vae_artifact").export_vae_engine(settings, report)
         report.table()
     except ExportError as error:
         Console(stderr=True).print(f"export: {error}", style="red", highlight=False, soft_wrap=True)

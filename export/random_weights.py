@@ -19,6 +19,8 @@ def draw(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     values = torch.randn(shape, generator=generator)
     if name.endswith("scale_shift_table"):
         return values / math.sqrt(shape[-1])
+    if name.endswith("gamma"):  # of the VAE's norms: [channels, 1, 1, 1]
+        return 1 + 0.1 * values
     if len(shape) > 1:
         return values.div_(math.sqrt(math.prod(shape[1:])))
     return 1 + 0.1 * values if "norm" in name and name.endswith("weight") else 0.02 * values

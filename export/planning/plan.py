@@ -9,7 +9,7 @@ from typing import Any
 from export.planning import magi1, magi1_published, wan21, wan21_published
 from export.planning.gb10 import PEAK_FLOPS
 from export.planning.published import Published
-from export.planning.work import Clip, Request, together
+from export.planning.work import Clip, Part, Request, together
 from videosdgx.families.spec import Variant
 
 MOST_TO_COMBINE = 6  # more would make pages of pairs
@@ -150,20 +150,22 @@ def _clip_json(clip: Clip, machine: Machine) -> dict[str, Any]:
         "fits": machine.verdict(clip),
         "flops": clip.flops,
         "seconds": clip.seconds(machine.efficiency),
-        "parts": [
-            {
-                "component": part.component,
-                "precision": part.precision,
-                "weights_bytes": part.weights.value,
-                "weights_source": part.weights.source,
-                "activation_bytes": part.activation.value,
-                "activation_source": part.activation.source,
-                "kept": vars(part.kept) if part.kept else None,
-                "runs": part.runs,
-                "flops_of_a_run": part.flops,
-                "bytes_moved_by_a_run": sum(operation.bytes for operation in part.operations),
-                "seconds_of_a_run": part.seconds(machine.efficiency),
-            }
-            for part in clip.parts
-        ],
+        "parts": [_part_json(part, machine) for part in clip.parts],
+        "decoders": [_part_json(part, machine) for part in clip.decoders] if clip.decoders else None,
+    }
+
+
+def _part_json(part: Part, machine: Machine) -> dict[str, Any]:
+    return {
+        "component": part.component,
+        "precision": part.precision,
+        "weights_bytes": part.weights.value,
+        "weights_source": part.weights.source,
+        "activation_bytes": part.activation.value,
+        "activation_source": part.activation.source,
+        "kept": vars(part.kept) if part.kept else None,
+        "runs": part.runs,
+        "flops_of_a_run": part.flops,
+        "bytes_moved_by_a_run": sum(operation.bytes for operation in part.operations),
+        "seconds_of_a_run": part.seconds(machine.efficiency),
     }

@@ -83,6 +83,29 @@ def parts_table(clips: list[Clip], machine: Machine) -> Table:
     return table
 
 
+def decoders_table(clips: list[Clip], machine: Machine) -> Table | None:
+    """What the video decoder takes in PyTorch and as an engine; None where no clip has both. Precisions share a line."""
+    numbers = ("PyTorch GB", "engine GB", "saves GB", "PyTorch time", "engine time")
+    table = _table("The video decoder as an engine (videosdgx export wan21 --component vae)", ("model", "clip"), numbers)
+    shown = set()
+    for clip in clips:
+        name = (clip.request.variant.name, clip.request.clip)
+        if clip.decoders is None or name in shown:
+            continue
+        shown.add(name)
+        plain, engine = (part.weights.value + machine.concurrency * part.working for part in clip.decoders)
+        seconds = [part.seconds(machine.efficiency) for part in clip.decoders]
+        table.add_row(
+            f"{clip.request.family}:{name[0]}",
+            name[1],
+            f"{_gb(plain)} {clip.decoders[0].precision}",
+            f"{_gb(engine)} {clip.decoders[1].precision} {clip.decoders[1].activation.source}",
+            _gb(plain - engine),
+            *map(duration, seconds),
+        )
+    return table if shown else None
+
+
 def together_table(clips: list[Clip], machine: Machine) -> Table:
     """Pairs of models, and all of them, loaded at the same time."""
     table = _table("Loaded together, each with all its parts", ("models",), ("one at work GB", "all at work GB", "fits"))
@@ -151,6 +174,8 @@ def show(console: Console, clips: list[Clip], machine: Machine, compared: list[C
     console.print(clips_table(clips, machine))
     if len(clips) <= MOST_TO_COMBINE:
         console.print(parts_table(clips, machine))
+    if decoders := decoders_table(clips, machine):
+        console.print(decoders)
     if combinations_of(clips):
         console.print(together_table(clips, machine))
     if compared:

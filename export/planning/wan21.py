@@ -7,6 +7,7 @@ from export import checkpoint
 from export.components import PRECISIONS
 from export.planning.engines import engine_memory
 from export.planning.torch_part import torch_part
+from export.planning.wan21_decoder import decoder_engine, exported
 from export.planning.wan21_torch import image_encoder, text_encoder, vae, vae_bytes
 from export.planning.wan21_transformer import activation_bytes, operations, weights_bytes
 from export.planning.work import Bytes, Clip, Part, Request
@@ -63,7 +64,8 @@ def _transformer(request: Request, home: Path) -> Part:
 def clip_work(request: Request, home: Path) -> Clip:
     """All parts of one clip: text encoder (prompt and negative prompt), transformer, VAE, for I2V also CLIP.
 
-    Sizes come from the manifests of artifacts for the Spark below `home` where there are any.
+    Sizes come from the manifests of artifacts for the Spark below `home` where there are any. The VAE is the engine if that
+    was exported, as in serving.
     """
     source, latent = _source(request.variant.name), latent_size(request)
     text_precision, vae_precision = PRECISIONS["text_encoder", "sm121"], PRECISIONS["vae", "sm121"]
@@ -77,5 +79,9 @@ def clip_work(request: Request, home: Path) -> Clip:
         parts.append(torch_part(home, request, "image_encoder", _IMAGE_ENCODER_PRECISION, image_size, {"image": image}, 1))
         passes["encode"] = vae(source, vae_precision, False, latent)
     parts.append(_transformer(request, home))
-    parts.append(torch_part(home, request, "vae", vae_precision, vae_bytes(source, vae_precision), passes, 1))
-    return Clip(request, tuple(parts))
+    in_torch = torch_part(home, request, "vae", vae_precision, vae_bytes(source, vae_precision), passes, 1)
+    if from_image:  # its VAE encodes too
+        return Clip(request, (*parts, in_torch))
+    engine = decoder_engine(request, home, source, latent)
+    used = engine if exported(home, request.variant.name) else in_torch
+    return Clip(request, (*parts, used), (in_torch, engine))

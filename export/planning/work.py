@@ -105,10 +105,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Clip:
-    """A request and all its parts."""
+    """A request and all its parts.
+
+    `decoders`: the video decoder in PyTorch and as an engine, where there are both; one of them is among the parts.
+    """
 
     request: Request
     parts: tuple[Part, ...]
+    decoders: tuple[Part, Part] | None = None
 
     @property
     def flops(self) -> float:

@@ -6,38 +6,67 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from export import checkpoint
 from export.accuracy import psnr_db
 from export.compile import compile_engine
 from export.errors import ExportError, require_space
+from export.job import Settings
+from export.progress import Report
+from export.random_weights import RandomTensors
 from export.stages import digest
 from export.versions import versions
 from export.wan21 import vae_graph
+from export.wan21.source import SEED
 from export.wan21.vae_lowered import HISTORY, LoweredVaeDecoder, Step, VaeConfig, decoder_tensors
 from videosdgx.artifacts import ArtifactError, Manifest, Memory, Profile, TensorSpec, artifact_dir, building, seal, verify
+from videosdgx.families.wan21.spec import SPEC
 from videosdgx.families.wan21.vae_engine import FIRST_PLAN, NEXT_PLAN
 from videosdgx.families.wan21.vae_loop import LATENT, SPATIAL, Tiling, cache_input
 
 REVISION = 1  # raise it when the same settings give another result than before
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LEAST_SIDE = 16  # pixels; what is left of a frame at its edge may be as small
+_COMPILE_UNITS = 6  # of progress: a graph, its parsing and its compilation, twice
 
 
 @dataclass(frozen=True)
-class VaeSettings:
-    """What is asked for; `whole` are sizes (height, width in pixels) to decode without tiles."""
+class VaeSource:
+    """A VAE to read one tensor at a time: `content` is its config.json, `digest` says what its weights are."""
 
-    home: Path
-    source: Path
-    variant: str
-    precision: str
     origin: str
-    whole: tuple[tuple[int, int], ...] = ()
-    compiler: str = "tensorrt_rtx"
+    content: dict[str, Any]
+    tensors: Mapping[str, Tensor]
+    digest: str
+    random: bool = False
+
+
+def _decodes(name: str) -> bool:
+    return not name.startswith(("encoder.", "quant_conv."))
+
+
+def vae_source(settings: Settings) -> VaeSource:
+    """The decoder that is asked for: of the checkpoint, downloaded if need be, or the published shape drawn from a seed.
+
+    Raises:
+        ExportError: there is no such checkpoint, or it is not usable.
+    """
+    if settings.random_weights:
+        with torch.device("meta"):
+            model = AutoencoderKLWan()
+        content = {name: value for name, value in model.config.items() if not name.startswith("_")}
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if _decodes(name)}
+        drawn = digest({"config": content, "seed": SEED, "torch": torch.__version__})
+        return VaeSource(f"random weights, seed {SEED}", content, RandomTensors(shapes, SEED), drawn, random=True)
+    named = settings.checkpoint or SPEC.variants[settings.variant].checkpoint
+    source = checkpoint.resolve(named) / "vae"
+    tensors = checkpoint.Tensors(source, _decodes)
+    return VaeSource(named, checkpoint.config(source), tensors, checkpoint.digest(source))
 
 
 def profiles(config: VaeConfig, whole: Sequence[tuple[int, int]]) -> list[Profile]:
@@ -97,12 +126,12 @@ def accuracy(config: VaeConfig, tensors: Mapping[str, Tensor], dtype: torch.dtyp
 
 
 def _compile(
-    settings: VaeSettings, config: VaeConfig, tensors: Mapping[str, Tensor], directory: Path, advance: Callable[[float], None]
+    settings: Settings, config: VaeConfig, tensors: Mapping[str, Tensor], directory: Path, advance: Callable[[float], None]
 ) -> list[list[Memory]]:
     """Write both plans into `directory`, and return the memory of each with each profile; the graphs are not kept."""
     dtype = DTYPES[settings.precision]
     shapes = vae_graph.cache_shapes(config)
-    ranges = profiles(config, settings.whole)
+    ranges = profiles(config, _whole(settings))
     memory = []
     for name, first in ((FIRST_PLAN, True), (NEXT_PLAN, False)):
         own = ranges if first else [with_cache(profile, shapes) for profile in ranges]
@@ -114,15 +143,11 @@ def _compile(
 
 
 def _manifest(
-    settings: VaeSettings,
-    config: VaeConfig,
-    memory: Sequence[Sequence[Memory]],
-    figures: dict[str, float],
-    recipe: str,
-    content: str,
+    settings: Settings, source: VaeSource, memory: Sequence[Sequence[Memory]], figures: dict[str, float], recipe: str
 ) -> Manifest:
     """The manifest without its files; the inputs and outputs are the component's, the profiles those of one latent frame."""
-    ranges = profiles(config, settings.whole)
+    config = VaeConfig.from_dict(source.content)
+    ranges = profiles(config, _whole(settings))
     buffers = max(buffer_bytes(profile, vae_graph.cache_shapes(config)) for profile in ranges)
     weights = sum(plan[0].weights_bytes for plan in memory)
     # The two steps run one after the other.
@@ -132,6 +157,12 @@ def _manifest(
     ranges = [profile.model_copy(update={"activation_bytes": most}) for profile, most in measured]
     latents: list[int | str] = ["batch", config.z_dim, "frames", "height", "width"]
     video: list[int | str] = ["batch", 3, "video_frames", "video_height", "video_width"]
+    remarks = [
+        "two plans: the first latent frame, and each that follows, with the feature cache as inputs and outputs",
+        "the arithmetic was checked in PyTorch, rounded as the engine rounds; the engine never ran",
+    ]
+    if source.random:
+        remarks.append("random weights, drawn from a seed: for rehearsal and planning, it makes no videos")
     return Manifest(
         family="wan21",
         variant=settings.variant,
@@ -140,8 +171,9 @@ def _manifest(
         target="sm121",
         runtime=settings.compiler,  # type: ignore[arg-type]
         versions=versions("torch", "diffusers", "onnx", "onnxscript", settings.compiler),
-        source=f"{settings.origin}, vae sha256 {content[:16]}",
+        source=f"{source.origin}, vae sha256 {source.digest[:16]}",
         recipe=recipe,
+        random_weights=source.random,
         policy={"norms": "lengths in fp32: sums of squares over channels", "frames": "fp32: the picture itself"},
         inputs=[TensorSpec(name="latents", dtype="float32", shape=latents)],
         outputs=[TensorSpec(name="video", dtype="float32", shape=video)],
@@ -153,47 +185,60 @@ def _manifest(
             peak_bytes=weights + activation + buffers,
             source=f"{memory[0][0].source}; the peak adds {buffers} bytes of feature cache and frames",
         ),
-        remarks=["two plans: the first latent frame, and each that follows, with the feature cache as inputs and outputs"],
+        remarks=remarks,
     )
 
 
-def export_vae_engine(settings: VaeSettings, advance: Callable[[float], None] = lambda _: None) -> Path:
+def _whole(settings: Settings) -> list[tuple[int, int]]:
+    """(height, width) in pixels of the frames that are to be decoded without tiles."""
+    return [(height, width) for width, height in settings.resolutions]
+
+
+def export_vae_engine(settings: Settings, report: Report) -> Path:
     """Compile the decoder for sm121 and return the artifact's directory; nothing is done if it is there already.
 
-    `advance` is told 6 units of work as they are done.
+    Frames of the `resolutions` of the settings are decoded whole, others in tiles of 256 pixels.
 
     Raises:
         ExportError: the precision is unknown, the checkpoint is not usable, or the compiler refuses a graph.
     """
     if settings.precision not in DTYPES:
         raise ExportError(f"unknown precision {settings.precision!r} for the VAE's engine; there are: {', '.join(DTYPES)}")
-    for height, width in settings.whole:
+    for height, width in _whole(settings):
         if height % LEAST_SIDE or width % LEAST_SIDE or min(height, width) < LEAST_SIDE:
             raise ExportError(f"cannot decode {width}x{height} whole: both sides must be multiples of {LEAST_SIDE} pixels")
-    source = settings.source / "vae"
-    config = VaeConfig.from_dict(checkpoint.config(source))
-    content = checkpoint.digest(source)
+    torch.set_num_threads(settings.threads or torch.get_num_threads())
+    with report.step("checkpoint") as step:
+        source = vae_source(settings)
+        config = VaeConfig.from_dict(source.content)
+        step.note(source.origin)
     recipe = digest(
         {
             "revision": REVISION,
-            "checkpoint": content,
+            "checkpoint": source.digest,
             "precision": settings.precision,
-            "profiles": [profile.model_dump() for profile in profiles(config, settings.whole)],
+            "profiles": [profile.model_dump() for profile in profiles(config, _whole(settings))],
             "versions": versions("torch", "onnx", "onnxscript", settings.compiler),
         }
     )
     directory = artifact_dir(settings.home, "wan21", settings.variant, "vae", settings.precision, "sm121")
     try:
-        if verify(directory).recipe == recipe:
+        if not settings.fresh and verify(directory).recipe == recipe:
+            report.console.print(f"already there, made from the same settings: {directory}", soft_wrap=True)
             return directory
     except ArtifactError:
         pass
-    tensors = dict(checkpoint.Tensors(source, lambda name: not name.startswith(("encoder.", "quant_conv."))))
     with building(directory) as partial:
+        tensors = dict(source.tensors)
         # Graph and plan of the larger step, and the plan of the smaller, which has a third of its weights.
         require_space(partial, 3 * sum(2 * tensor.numel() for tensor in tensors.values()))
-        memory = _compile(settings, config, tensors, partial, advance)
-        (partial / "config.json").write_text(json.dumps(checkpoint.config(source), indent=2, sort_keys=True) + "\n")
-        figures = accuracy(config, tensors, DTYPES[settings.precision])
-        seal(partial, _manifest(settings, config, memory, figures, recipe, content))
+        with report.step("compile", _COMPILE_UNITS) as step:
+            memory = _compile(settings, config, tensors, partial, step.advance)
+            (partial / "config.json").write_text(json.dumps(source.content, indent=2, sort_keys=True) + "\n")
+            sizes = (sum(plan[0].weights_bytes for plan in memory), max(one.activation_bytes or 0 for one in memory[1]))
+            step.note("two plans, weights {:.1f} MB, activations {:.1f} MB".format(*(size / 1e6 for size in sizes)))
+        with report.step("verify") as step:
+            figures = accuracy(config, tensors, DTYPES[settings.precision])
+            step.note(", ".join(f"{name} {value}" for name, value in figures.items()))
+        seal(partial, _manifest(settings, source, memory, figures, recipe))
     return directory

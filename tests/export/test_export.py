@@ -139,6 +139,11 @@ def test_below_the_bar_fails_with_the_figures(exported, tiny_checkpoint, tmp_pat
         (["--precision", "int3"], "unknown precision 'int3'; there are: fp16, bf16, fp8, nvfp4"),
         (["--variant", "t2v-99b"], "unknown variant 't2v-99b'; there are: demo"),
         (["--target", "sm90"], "unknown target 'sm90'; there are: cpu, sm121"),
+        (["--component", "text_encoder"], "unknown component 'text_encoder'; there are: transformer, vae"),
+        (["--component", "vae"], "--component vae is for --target sm121"),
+        (["--component", "vae", "--target", "sm121", "--precision", "fp8"], "takes --precision fp16 or bf16, not fp8"),
+        (["--component", "vae", "--target", "sm121", "--layers", "2"], "--layers is of the transformer"),
+        (["--component", "vae", "--target", "sm121", "--random-weights"], "--random-weights is for a published variant"),
     ],
 )
 def test_mistyped_options_are_named(tmp_path, options, message):

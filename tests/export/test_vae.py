@@ -9,10 +9,13 @@ import onnxruntime as ort
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
+from rich.console import Console
 
 from export import checkpoint
 from export.demo.checkpoint import WAN21
 from export.errors import ExportError
+from export.job import Settings
+from export.progress import Report
 from export.wan21 import vae_artifact, vae_graph
 from export.wan21.vae_lowered import LoweredVaeDecoder, Step, VaeConfig, decoder_tensors
 from videosdgx.artifacts import verify
@@ -161,8 +164,13 @@ def small_checkpoint(directory: Path, vae: AutoencoderKLWan) -> Path:
     return directory
 
 
-def settings(home: Path, source: Path, precision: str = "fp16", **more: Any) -> vae_artifact.VaeSettings:
-    return vae_artifact.VaeSettings(home, source, "demo", precision, "test", **more)
+def settings(home: Path, source: Path, precision: str = "fp16", **more: Any) -> Settings:
+    return Settings("wan21", home, "demo", precision, "sm121", checkpoint=str(source), **more)
+
+
+def export(asked: Settings) -> Path:
+    with Report(Console(quiet=True)) as report:
+        return vae_artifact.export_vae_engine(asked, report)
 
 
 @pytest.mark.parametrize("precision", ["fp16", pytest.param("bf16", marks=pytest.mark.slow)])
@@ -170,8 +178,8 @@ def test_writes_an_artifact_for_the_spark(tmp_path, precision):
     pytest.importorskip("tensorrt_rtx")
     vae = plain_vae(8, num_res_blocks=0, dim_mult=[1, 2, 2, 2])
     source = small_checkpoint(tmp_path / "source", vae)
-    asked = settings(tmp_path, source, precision, whole=((64, 320),))
-    directory = vae_artifact.export_vae_engine(asked)
+    asked = settings(tmp_path, source, precision, resolutions=((320, 64),))
+    directory = export(asked)
     manifest = verify(directory)
     assert set(manifest.files) == {"first.plan", "next.plan", "config.json"} and manifest.component == "vae"
     assert [profile.max[LATENT][3:] for profile in manifest.profiles] == [[32, 32], [8, 40]]
@@ -181,13 +189,25 @@ def test_writes_an_artifact_for_the_spark(tmp_path, precision):
     assert 2 * decoder < memory.weights_bytes < 1.6 * 2 * decoder  # the first step's kernels have a third of the planes
     assert memory.peak_bytes > memory.weights_bytes + memory.activation_bytes
     assert manifest.accuracy["noise_psnr_db"] > {"fp16": 60, "bf16": 45}[precision]
+    assert not manifest.random_weights
     written = (directory / "next.plan").stat().st_mtime_ns
-    assert vae_artifact.export_vae_engine(asked) == directory
+    assert export(asked) == directory
     assert (directory / "next.plan").stat().st_mtime_ns == written
 
 
 def test_bad_settings_are_named(tmp_path):
     with pytest.raises(ExportError, match="unknown precision 'fp8' for the VAE's engine; there are: fp16, bf16"):
-        vae_artifact.export_vae_engine(settings(tmp_path, tmp_path, "fp8"))
+        export(settings(tmp_path, tmp_path, "fp8"))
     with pytest.raises(ExportError, match="cannot decode 830x480 whole"):
-        vae_artifact.export_vae_engine(settings(tmp_path, tmp_path, whole=((480, 830),)))
+        export(settings(tmp_path, tmp_path, resolutions=((830, 480),)))
+
+
+def test_random_weights_are_a_decoder_of_the_published_shape(tmp_path):
+    source = vae_artifact.vae_source(Settings("wan21", tmp_path, "t2v-14b", "fp16", "sm121", random_weights=True))
+    assert source.random and VaeConfig.from_dict(source.content) == VaeConfig()
+    with torch.device("meta"):
+        decoder = LoweredVaeDecoder(VaeConfig(), Step(False, torch.float16))
+    shapes = {name: tuple(tensor.shape) for name, tensor in decoder_tensors(dict(source.tensors), False).items()}
+    assert shapes == {name: tuple(parameter.shape) for name, parameter in decoder.named_parameters()}
+    gains = source.tensors["decoder.norm_out.gamma"]
+    assert abs(float(gains.mean()) - 1) < 0.05

@@ -32,9 +32,8 @@ def magi1_chunks(home: Path, **values: object) -> Iterator[np.ndarray]:
 
     chosen = FamilySettings(variant="demo", precision=FAMILIES["magi1"].default_precision)
     settings = Settings(home=home, target="cpu", families={"magi1": chosen}, http_port=0, grpc_port=0, metrics_port=0)
-    openers = {**components.TORCH_COMPONENTS, **components.STATEFUL_COMPONENTS}
     opened = {}
-    for name, opener in openers.items():
+    for name, opener in components.OPENERS.items():
         directory = settings.artifact("magi1", name)
         opened[name] = opener(directory, verify(directory))
     networks = {name: component.run for name, component in opened.items()}

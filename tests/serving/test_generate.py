@@ -42,7 +42,7 @@ def in_process(server: Server, **values: object) -> np.ndarray:
         http_port=0, grpc_port=0, metrics_port=0,
     )  # fmt: skip
     networks = {}
-    for name, opener in components.TORCH_COMPONENTS.items():
+    for name, opener in components.OPENERS.items():
         directory = settings.artifact("wan21", name)
         networks[name] = opener(directory, settings.refuse_unwanted(directory)).run
     networks["transformer"] = open_engine(settings.artifact("wan21", "transformer")).run

@@ -9,6 +9,7 @@ import pytest
 
 from tests.client.commands import assert_one_line_error, videosdgx
 from tests.conftest import free_ports
+from videosdgx.artifacts import MANIFEST, artifact_dir
 from videosdgx.serving import triton
 from videosdgx.serving.cli import leave_out_missing
 from videosdgx.serving.settings import FamilySettings, Settings
@@ -74,6 +75,18 @@ def test_threads_of_the_components_wait_without_spinning(tmp_path: Path, monkeyp
 def test_too_little_shared_memory_is_told_with_both_numbers() -> None:
     with pytest.raises(triton.ServerProblem, match=r"/dev/shm has \d+ MB free, at least \d+ MB"):
         triton.check_shared_memory(least=1 << 60)
+
+
+def test_a_decoder_that_was_compiled_is_served_instead_of_pytorchs(tmp_path: Path) -> None:
+    real = FamilySettings(variant="t2v-1.3b", precision="fp8")
+    settings = Settings(home=tmp_path, target="sm121", families={"wan21": real}, http_port=0, grpc_port=0, metrics_port=0)
+    assert settings.artifact("wan21", "vae").name == "fp32-sm121"
+    for precision in ("fp32", "bf16", "fp16"):
+        directory = artifact_dir(tmp_path, "wan21", "t2v-1.3b", "vae", precision, "sm121")
+        directory.mkdir(parents=True)
+        (directory / MANIFEST).write_text("{}")
+        assert settings.artifact("wan21", "vae") == directory
+    assert settings.artifact("wan21", "transformer").name == "fp8-sm121"
 
 
 def test_a_family_without_artifacts_is_left_out_unless_somebody_asked_for_it(

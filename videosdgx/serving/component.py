@@ -34,11 +34,11 @@ def open_component(settings: Settings, family: str, component: str) -> tuple[Eng
         ArtifactError: the artifact is missing, changed, or not to be served.
     """
     directory = settings.artifact(family, component)
-    stateful = component in FAMILIES[family].stateful
-    if settings.refuse_unwanted(directory).runtime != "torch" and not stateful:
+    settings.refuse_unwanted(directory)
+    # A transformer that keeps nothing between its calls is an engine and no more: its process imports no PyTorch.
+    if component == "transformer" and component not in FAMILIES[family].stateful:
         return open_engine(directory), directory
-    module = importlib.import_module(f"videosdgx.families.{family}.components")
-    openers = module.STATEFUL_COMPONENTS if stateful else module.TORCH_COMPONENTS
+    openers = importlib.import_module(f"videosdgx.families.{family}.components").OPENERS
     return openers[component](directory, verify(directory)), directory
 
 

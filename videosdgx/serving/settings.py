@@ -18,6 +18,8 @@ COMPONENT_PRECISION = {
     ("pipeline", "cpu"): "config",
     ("pipeline", "sm121"): "config",
 }
+# A component that can be an engine is one where it was exported so: the first of these that there is.
+ENGINE_PRECISIONS = {("vae", "sm121"): ("fp16", "bf16")}
 
 
 class FamilySettings(BaseModel):
@@ -42,8 +44,13 @@ class Settings(BaseModel):
     def artifact(self, family: str, component: str) -> Path:
         """The directory of the artifact that serves `component` ("pipeline" for the weightless rest) of `family`."""
         chosen = self.families[family]
-        precision = COMPONENT_PRECISION.get((component, self.target), chosen.precision)
-        return artifact_dir(self.home, family, chosen.variant, component, precision, self.target)
+        usual = COMPONENT_PRECISION.get((component, self.target), chosen.precision)
+        engines = ENGINE_PRECISIONS.get((component, self.target), ())
+        places = [
+            artifact_dir(self.home, family, chosen.variant, component, precision, self.target)
+            for precision in (*engines, usual)
+        ]
+        return next((place for place in places if (place / MANIFEST).exists()), places[-1])
 
     def has(self, family: str) -> bool:
         """Whether anything was exported of what is served of `family`."""

@@ -7,6 +7,7 @@ from export.planning.wan21 import clip_work
 from export.planning.work import Request
 from videosdgx.artifacts import ArtifactError, Manifest, Memory, Profile, artifact_dir, seal
 from videosdgx.families.wan21.spec import DEMO
+from videosdgx.families.wan21.vae_loop import LATENT
 
 REQUEST = Request("wan21", DEMO, "fp8", 64, 64, 9, 20)
 
@@ -55,6 +56,23 @@ def test_a_plan_takes_an_engines_own_figures(tmp_path):
     assert (engine.activation.value, engine.activation.source) == (654_321, "manifest")
     assert engine.operations == counted["transformer"].operations
     assert planned["vae"] == counted["vae"] and counted["transformer"].weights.source == "counted"
+
+
+def test_a_decoder_that_was_compiled_is_planned_with(tmp_path):
+    directory = artifact_dir(tmp_path, "wan21", "demo", "vae", "bf16", "sm121")
+    directory.mkdir(parents=True)
+    tile = {LATENT: [1, 16, 1, 32, 32]}
+    shapes = [Profile(name="256x256", min={LATENT: [1, 16, 1, 2, 2]}, opt=tile, max=tile, activation_bytes=7_000)]
+    facts = {"family": "wan21", "variant": "demo", "component": "vae", "precision": "bf16", "target": "sm121"}
+    memory = Memory(weights_bytes=5_000, activation_bytes=9_000, source="a compiler")
+    seal(directory, Manifest(**facts, runtime="tensorrt_rtx", versions={}, source="a test", memory=memory, profiles=shapes))
+    clip = clip_work(REQUEST, tmp_path)
+    assert clip.decoders is not None
+    plain, engine = clip.decoders
+    assert engine in clip.parts and plain not in clip.parts
+    assert engine.precision == "bf16" and (engine.weights.value, engine.weights.source) == (5_000, "manifest")
+    video = 3 * 4 * 9 * 64 * 64
+    assert engine.activation.value > 7_000 + video and engine.activation.source == "manifest"
 
 
 def test_a_damaged_manifest_is_an_error(tmp_path):

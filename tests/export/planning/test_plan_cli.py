@@ -70,6 +70,21 @@ def test_what_fits(memory, fits, together, tmp_path):
     assert facts["together"][0]["fits"] == together
 
 
+def test_what_the_decoders_engine_saves(tmp_path):
+    facts = run_json("wan21:t2v-14b:fp8", "wan21:i2v-14b-480p:fp8", "--home", str(tmp_path))
+    text, image = facts["clips"]
+    assert image["decoders"] is None  # its VAE encodes too
+    plain, engine = text["decoders"]
+    assert plain in text["parts"] and engine not in text["parts"]
+    assert (plain["precision"], engine["precision"]) == ("fp32", "fp16")
+    # The same convolutions, but for the planes of zeros before the first frame and the attention's reshaping.
+    assert engine["flops_of_a_run"] == pytest.approx(plain["flops_of_a_run"], rel=0.02)
+    assert engine["weights_bytes"] < 0.4 * plain["weights_bytes"]  # half the width, and no encoder
+    assert engine["seconds_of_a_run"] < 0.6 * plain["seconds_of_a_run"]
+    printed = run("wan21:t2v-14b:fp8", "wan21:t2v-14b:nvfp4", "--home", str(tmp_path))
+    assert "The video decoder as an engine (videosdgx export wan21 --component vae)" in printed
+
+
 def test_published_figures_are_beside_the_estimate(tmp_path):
     facts = run_json("wan21:t2v-14b:fp16", "--home", str(tmp_path))
     assert facts["measured_on_a_spark"] is False

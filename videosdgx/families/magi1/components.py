@@ -75,5 +75,4 @@ class VAE:
         del self.model
 
 
-TORCH_COMPONENTS = {"text_encoder": TextEncoder, "vae": VAE}
-STATEFUL_COMPONENTS = {"transformer": open_transformer}
+OPENERS = {"text_encoder": TextEncoder, "transformer": open_transformer, "vae": VAE}

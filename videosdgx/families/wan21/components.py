@@ -1,4 +1,4 @@
-"""The parts of Wan 2.1 that run in PyTorch, with the interface of an engine: named arrays in, named arrays out."""
+"""The parts of Wan 2.1 beside its transformer, with the interface of an engine: named arrays in, named arrays out."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from videosdgx.artifacts import Manifest
+from videosdgx.engines.engine import Engine
 
 
 def _device(manifest: Manifest) -> torch.device:
@@ -60,4 +61,13 @@ class VAE:
         del self.model
 
 
-TORCH_COMPONENTS = {"text_encoder": TextEncoder, "vae": VAE}
+def open_vae(directory: Path, manifest: Manifest) -> Engine:
+    """The decoder: as TensorRT plans if the artifact is one of those, else in PyTorch."""
+    if manifest.runtime == "torch":
+        return VAE(directory, manifest)
+    from videosdgx.families.wan21.vae_engine import EngineVAE
+
+    return EngineVAE(directory, manifest)
+
+
+OPENERS = {"text_encoder": TextEncoder, "vae": open_vae}
