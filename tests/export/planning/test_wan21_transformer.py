@@ -121,8 +121,9 @@ def test_bytes_per_weight_by_precision():
     quantized = linears * (shape.num_layers - 1) / shape.num_layers  # all blocks but the last
     assert fp16 == pytest.approx(2 * parameters, rel=0.01)
     assert fp16 - fp8 == pytest.approx(quantized, rel=1e-3)
-    # Half a byte and a sixteenth for each value; the last block is in FP8.
-    assert fp16 - nvfp4 == pytest.approx((2 - 0.5625) * quantized + linears / shape.num_layers, rel=1e-3)
+    # Half a byte and a sixteenth for each value; the last block and what self-attention puts out are in FP8.
+    outputs = (shape.num_layers - 1) * shape.dim**2
+    assert fp16 - nvfp4 == pytest.approx((2 - 0.5625) * (quantized - outputs) + linears / shape.num_layers + outputs, rel=1e-3)
 
 
 def test_tokens():
