@@ -17,9 +17,9 @@ from rich.table import Table
 from client.cli import AsJson, reported
 from client.errors import ClientError
 from client.local_server import local_server
-from client.memory import available, held_by
 from client.results import Video
 from client.video_client import VideoClient
+from videosdgx.memory import available, held_by
 
 READY_SECONDS = 10.0
 COLD_SECONDS = 45.0

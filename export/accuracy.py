@@ -1,7 +1,9 @@
 """How far an engine is from the unquantized model: the measures, and the bars that an export has to pass."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +27,26 @@ def snr_db(value: np.ndarray, reference: np.ndarray) -> float:
 def psnr_db(clip: np.ndarray, reference: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB of a clip with values in 0..1; equal clips give 100."""
     return float(-10 * np.log10(max(float(np.mean((clip - reference) ** 2, dtype=np.float64)), 1e-10)))
+
+
+def clip_figures(made: Iterable[np.ndarray], wanted: Iterable[np.ndarray]) -> dict[str, float]:
+    """How many clips there are, and mean and least PSNR in dB of each against the wanted one."""
+    psnr = [psnr_db(clip, other) for clip, other in zip(made, wanted, strict=True)]
+    return {
+        "clips": float(len(psnr)),
+        "clip_psnr_db_mean": float(np.mean(psnr)),
+        "clip_psnr_db_min": float(np.min(psnr)),
+    }
+
+
+def rounded(figures: Mapping[str, float]) -> dict[str, float]:
+    """Figures to four significant digits, as a manifest keeps them."""
+    return {name: float(f"{value:.4g}") for name, value in figures.items()}
+
+
+def write_figures(path: Path, figures: Mapping[str, float]) -> None:
+    """Figures, rounded, as JSON."""
+    path.write_text(json.dumps(rounded(figures), indent=2))
 
 
 @dataclass(frozen=True)

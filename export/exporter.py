@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from export import checkpoint
-from export.compile import compile_engine
+from export.compile import COPIES_OF_WEIGHTS, compile_engine
 from export.components import export_component, export_pipeline
+from export.errors import require_memory
 from export.job import CPU_DTYPES, Job, note
 from export.linears import Dtypes
 from export.progress import Step
@@ -81,9 +82,9 @@ class Export(ABC):
         if self.settings.layers is not None:
             whole = job.source.content["num_layers"]
             remarks.append(f"rehearsal: the first {job.num_layers} of {whole} blocks, at full width")
-        if not job.is_demo and job.formats:
-            remarks.append("scales from " + ("seeded noise" if job.source.random else "small, short runs on a CPU"))
         if not job.is_demo:
+            if job.formats:
+                remarks.append("scales from " + ("seeded noise" if job.source.random else "small, short runs on a CPU"))
             remarks.append("weights were read, quantized and written block by block")
         if self.settings.target == "sm121":
             remarks.append("compiled whole, with all weights; checked is the graph on ONNX Runtime; the engine never ran")
@@ -188,6 +189,7 @@ class Export(ABC):
 
     def _compile_one(self, graph: Path, engine: EngineFiles) -> tuple[Path, list[Memory]]:
         job, compiler = self.job, self.settings.compiler
+        held = (graph / engine.data).stat().st_size
         facts: dict[str, Any] = {
             "revision": job.revision,
             "graph": graph.name,
@@ -201,6 +203,8 @@ class Export(ABC):
         with self.report.step("compile", 2) as step:
 
             def build(directory: Path) -> None:
+                kept = f"free some, rehearse with --layers, or go on where there is more; the finished ONNX is kept in {graph}"
+                require_memory(f"to compile {held / 1e9:.1f} GB of weights", int(COPIES_OF_WEIGHTS * held), kept)
                 where = (graph / engine.graph, directory / engine.plan)
                 compiled = compile_engine(*where, engine.profiles, compiler, step.advance, peaks.append)
                 (directory / "memory.json").write_text(json.dumps([one.model_dump() for one in compiled]))

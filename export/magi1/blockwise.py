@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from export.accuracy import write_figures
 from export.job import CPU_DTYPES, note
-from export.magi1 import block_check, policy, streamed, verify
+from export.magi1 import block_check, policy, streamed
 from export.magi1.job import Job
 from export.magi1.streamed import BlockInputs
 from export.stages import digest
@@ -81,7 +82,7 @@ class Blockwise:
                     given.setdefault(int(index), {})[part] = arrays[name]
             with tempfile.TemporaryDirectory(dir=directory) as scratch:
                 figures = block_check.check(job.source, given, job.build(CPU_DTYPES), maxima, Path(scratch))
-            verify.write(directory / "accuracy.json", figures)
+            write_figures(directory / "accuracy.json", figures)
 
         with job.report.step("verify") as step:
             directory, known = job.workshop.stage("blocks", facts, build)

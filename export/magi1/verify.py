@@ -1,7 +1,6 @@
 """MAGI-1's accuracy: fixed tensors and whole clips of the unquantized pipeline, and an engine's distance from them."""
 
 import copy
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from export.accuracy import psnr_db, relative_error, snr_db
+from export.accuracy import clip_figures, relative_error, snr_db
 from export.calibrate import simulate_fp8
 from export.emulation import simulate_nvfp4
 from export.linears import Format
@@ -195,20 +194,4 @@ def clips(
     """PSNR of the clips of the graphs on ONNX Runtime, run as serving runs them, against those in `directory`."""
     with run_by_engine(pipe, graph, manifest, threads):
         made = make_clips(pipe, prompts, variant, advance)
-    wanted = np.load(directory / _CLIPS)
-    psnr = [psnr_db(clip, other) for clip, other in zip(made, wanted, strict=True)]
-    return {
-        "clips": float(len(psnr)),
-        "clip_psnr_db_mean": float(np.mean(psnr)),
-        "clip_psnr_db_min": float(np.min(psnr)),
-    }
-
-
-def rounded(figures: Mapping[str, float]) -> dict[str, float]:
-    """Figures to four significant digits, as a manifest keeps them."""
-    return {name: float(f"{value:.4g}") for name, value in figures.items()}
-
-
-def write(path: Path, figures: Mapping[str, float]) -> None:
-    """Figures as JSON."""
-    path.write_text(json.dumps(rounded(figures), indent=2))
+    return clip_figures(made, np.load(directory / _CLIPS))

@@ -4,6 +4,7 @@ import json
 from functools import cached_property
 from pathlib import Path
 
+from export.accuracy import rounded, write_figures
 from export.calibrate import input_maxima
 from export.job import note
 from export.magi1 import policy, verify
@@ -83,7 +84,7 @@ class WholePipeline:
                 step.advance()
                 where = (job.variant, reference, job.threads)
                 figures |= verify.clips(graph, manifest, self.pipe, prompts, *where, step.advance)
-                verify.write(directory / "accuracy.json", figures)
+                write_figures(directory / "accuracy.json", figures)
 
             reference, _ = job.workshop.stage("reference", self._reference_facts(), build_reference)
             facts = {
@@ -103,4 +104,4 @@ class WholePipeline:
             (reference,) = self.job.workshop.root.glob(f"reference-{digest(self._reference_facts())[:16]}")
             figures = verify.fixed_snr(graph, reference, self.job.threads)
             step.note(", ".join(f"{value:.1f}" for value in figures.values()) + " dB")
-        return verify.rounded({name.replace("_snr", "_fp16_snr"): value for name, value in figures.items()})
+        return rounded({name.replace("_snr", "_fp16_snr"): value for name, value in figures.items()})

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from export.accuracy import write_figures
 from export.job import CPU_DTYPES, note
 from export.stages import digest
 from export.versions import versions
-from export.wan21 import block_check, policy, streamed, verify
+from export.wan21 import block_check, policy, streamed
 from export.wan21.job import REVISION, Job
 from export.wan21.prompts import calibration_prompts
 from export.wan21.streamed import BlockInputs
@@ -83,7 +84,7 @@ class Blockwise:
             with tempfile.TemporaryDirectory(dir=directory) as scratch:
                 given = self._block_inputs(calibration)
                 figures = block_check.check(job.source, given, job.build(CPU_DTYPES), maxima, Path(scratch))
-            verify.write(directory / "accuracy.json", figures)
+            write_figures(directory / "accuracy.json", figures)
 
         with job.report.step("verify") as step:
             directory, known = job.workshop.stage("blocks", facts, build)

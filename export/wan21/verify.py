@@ -2,7 +2,6 @@
 
 import copy
 import io
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ import torch
 from diffusers import WanPipeline, WanTransformer3DModel
 from torch import nn
 
-from export.accuracy import psnr_db, relative_error, snr_db
+from export.accuracy import clip_figures, relative_error, snr_db
 from export.calibrate import simulate_fp8
 from export.demo import world
 from export.demo.judge import success
@@ -157,25 +156,10 @@ def clips(
     finally:
         pipe.transformer = own
     wanted = np.load(directory / _CLIPS)
-    psnr = [psnr_db(clip, other) for clip, other in zip(made, wanted, strict=True)]
-    figures = {
-        "clips": float(len(psnr)),
-        "clip_psnr_db_mean": float(np.mean(psnr)),
-        "clip_psnr_db_min": float(np.min(psnr)),
-    }
+    figures = clip_figures(made, wanted)
     if variant.name == "demo" and len(prompts) >= CLIPS_TO_JUDGE_SUCCESS:
         asked = [world.parse(prompt) for prompt in prompts]
         rates = {"success_percent": made, "success_percent_fp16": wanted}
         figures |= {name: 100 * success(list(videos), asked).rate for name, videos in rates.items()}
         figures["success_points_lost"] = figures["success_percent_fp16"] - figures["success_percent"]
     return figures
-
-
-def rounded(figures: Mapping[str, float]) -> dict[str, float]:
-    """Figures to four significant digits, as a manifest keeps them."""
-    return {name: float(f"{value:.4g}") for name, value in figures.items()}
-
-
-def write(path: Path, figures: Mapping[str, float]) -> None:
-    """Figures as JSON."""
-    path.write_text(json.dumps(rounded(figures), indent=2))

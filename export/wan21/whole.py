@@ -7,6 +7,7 @@ from pathlib import Path
 
 from diffusers import WanPipeline
 
+from export.accuracy import rounded, write_figures
 from export.calibrate import input_maxima
 from export.job import note
 from export.stages import digest
@@ -94,7 +95,7 @@ class WholePipeline:
                 )
                 step.advance()
                 figures |= verify.clips(engine, self.pipe, prompts, job.variant, reference, step.advance)
-                verify.write(directory / "accuracy.json", figures)
+                write_figures(directory / "accuracy.json", figures)
 
             reference, _ = job.workshop.stage("reference", self._reference_facts(), build_reference)
             facts = {
@@ -114,7 +115,7 @@ class WholePipeline:
             (reference,) = self.job.workshop.root.glob(f"reference-{digest(self._reference_facts())[:16]}")
             figures = verify.velocity_snr(open_engine(graph), reference)
             step.note(", ".join(f"{value:.1f}" for value in figures.values()) + " dB at falling sigma")
-        return verify.rounded({name.replace("_snr", "_fp16_snr"): value for name, value in figures.items()})
+        return rounded({name.replace("_snr", "_fp16_snr"): value for name, value in figures.items()})
 
 
 def _ignore(_: object) -> None:

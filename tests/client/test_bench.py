@@ -11,10 +11,10 @@ import pytest
 
 from client import VideoClient
 from client.bench import Figure, figures_table, overhead_milliseconds
-from client.memory import available, held_by
 from client.results import Video
 from tests.client.commands import VIDEOSDGX, assert_one_line_error, videosdgx
 from tests.conftest import Server
+from videosdgx.memory import available, held_by
 
 
 def test_overhead_is_the_median_of_what_steps_take_beyond_the_transformer() -> None:

@@ -18,6 +18,7 @@ from export.wan21 import policy
 from export.wan21 import verify as clip_checks
 from export.wan21.lowered import WanConfig
 from export.wan21.pipeline import load_transformer
+from videosdgx import memory
 from videosdgx.artifacts import verify
 from videosdgx.engines.engine import open_engine
 
@@ -89,6 +90,17 @@ def test_compiles_nvfp4_for_the_spark(exported, tiny_checkpoint, tmp_path):
     assert manifest.accuracy["relative_error_nvfp4_emulation"] <= 1e-3
     assert manifest.profiles[0].max["hidden_states"] == [2, 16, 5, 16, 16]
     assert verify(tmp_path / "artifacts/wan21/demo/text_encoder/bf16-sm121").precision == "bf16"
+
+
+def test_too_little_memory_for_the_compiler_is_told_before_it_starts(exported, tiny_checkpoint, tmp_path, monkeypatch):
+    home, _ = exported
+    shutil.copytree(home / "work", tmp_path / "work")
+    monkeypatch.setattr(memory, "available", lambda: 1000)
+    code, output = export(tmp_path, tiny_checkpoint, "--target", "sm121")
+    assert code == 1 and "GB of memory" in output and "--layers" in output
+    kept = Path(output.partition("is kept in ")[2].strip().replace("\n", ""))
+    assert (kept / "model.onnx.data").is_file()
+    assert not (tmp_path / "artifacts/wan21/demo/transformer").exists()
 
 
 def test_attention_in_fp8_is_an_option(exported, tiny_checkpoint, tmp_path):

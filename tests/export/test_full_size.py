@@ -146,7 +146,7 @@ def test_a_rehearsal_says_so_and_lies_beside_the_real_one(tmp_path, monkeypatch)
     manifest = verify(tmp_path / "artifacts/wan21/i2v-14b-480p/transformer/nvfp4-sm121-2layers")
     assert manifest.random_weights and any("first 2 of 4 blocks" in remark for remark in manifest.remarks)
     assert any("block by block" in remark for remark in manifest.remarks)
-    assert any("compiled whole" in remark for remark in manifest.remarks) == (manifest.target == "sm121")
+    assert any("compiled whole" in remark for remark in manifest.remarks)
     assert [spec.name for spec in manifest.inputs][-1] == "encoder_hidden_states_image"
     assert manifest.profiles[0].max["encoder_hidden_states_image"] == [1, 257, 32]
     assert manifest.accuracy["block_cosine"] >= 0.99

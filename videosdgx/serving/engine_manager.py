@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from videosdgx import __version__
+from videosdgx import __version__, memory
 from videosdgx.families import FAMILIES
 from videosdgx.serving.settings import Settings
 
@@ -36,32 +36,12 @@ class Lease:
     since: float = field(default_factory=time.monotonic)
 
 
-def memory_of(pid: int) -> int | None:
-    """Proportional set size of a process in bytes: shared pages are counted once over all processes. None if gone."""
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        return None
-    return None
-
-
 def alive(pid: int) -> bool:
     """Whether a process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def system_memory() -> dict[str, int]:
-    """Total and available bytes; on the Spark the GPU shares them and nothing else tells."""
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return {
-        "total_bytes": int(fields["MemTotal"].split()[0]) * 1024,
-        "available_bytes": int(fields["MemAvailable"].split()[0]) * 1024,
-    }
 
 
 class EngineManager:
@@ -176,7 +156,7 @@ class EngineManager:
         return {
             "state": state,
             "pid": facts.get("pid"),
-            "memory_bytes": memory_of(facts["pid"]) if facts else None,
+            "memory_bytes": memory.held_by(facts["pid"]) or None if facts else None,
             "loaded_seconds": facts.get("loaded_seconds"),
             "artifact": facts.get("artifact"),
             # What a component keeps for generations; None if it is of the kind that keeps nothing.
@@ -210,5 +190,5 @@ class EngineManager:
             "leases": [{"id": x.id, "family": x.family, "age": round(now - x.since, 1)} for x in leases[:SLOTS]],
             "waiting": max(0, len(leases) - SLOTS),
             "slots": SLOTS,
-            "memory": system_memory(),
+            "memory": {"total_bytes": memory.total(), "available_bytes": memory.available()},
         }

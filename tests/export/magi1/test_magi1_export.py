@@ -101,7 +101,7 @@ def test_a_rehearsal_of_the_large_one(tmp_path: Path, monkeypatch: pytest.Monkey
     manifest = verify(tmp_path / "artifacts/magi1/24b-base/transformer/nvfp4-sm121-2layers")
     assert manifest.random_weights and any("first 2 of 4 blocks" in remark for remark in manifest.remarks)
     assert any("block by block" in remark for remark in manifest.remarks)
-    assert any("compiled whole" in remark for remark in manifest.remarks) == (manifest.target == "sm121")
+    assert any("compiled whole" in remark for remark in manifest.remarks)
     assert manifest.accuracy["block_cosine"] >= 0.99
 
 

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videosdgx import memory
 from videosdgx.artifacts import Manifest
 from videosdgx.families.magi1 import graphs
 from videosdgx.families.magi1.cache import CacheMissing, KeyValueCache
@@ -70,7 +71,7 @@ class StatefulTransformer:
         self.manifest = manifest
         self._engine = engine
         self._most_generations, self._idle_seconds = most_generations, idle_seconds
-        self._most_bytes = total_memory() // 2 if most_bytes is None else most_bytes
+        self._most_bytes = memory.total() // 2 if most_bytes is None else most_bytes
         (text_kv,) = [spec for spec in manifest.inputs if spec.name == graphs.TEXT_KV]
         self._dtype = DTYPES[text_kv.dtype]
         self._layers, _, self._groups, self._width = (axis if isinstance(axis, int) else 0 for axis in text_kv.shape)
@@ -244,14 +245,6 @@ def open_transformer(directory: Path, manifest: Manifest) -> StatefulTransformer
     from videosdgx.families.magi1.chunk_engine import open_chunk_engine
 
     return StatefulTransformer(open_chunk_engine(directory, manifest), manifest)
-
-
-def total_memory() -> int:
-    """Bytes of the system's memory; on the Spark the GPU shares them."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemTotal:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/meminfo does not tell the system's memory")
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:

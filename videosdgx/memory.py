@@ -1,4 +1,7 @@
-"""Memory as the system sees it, from outside the processes that use it (Linux)."""
+"""Memory as the system sees it, from outside the processes that use it (Linux).
+
+On the Spark the GPU shares the system's memory, and nothing else tells how much there is.
+"""
 
 from pathlib import Path
 
@@ -14,6 +17,11 @@ def held_by(pid: int | None) -> int:
 def available() -> int:
     """Bytes that the system could give to programs."""
     return _field(Path("/proc/meminfo"), "MemAvailable:")
+
+
+def total() -> int:
+    """Bytes of the system's memory."""
+    return _field(Path("/proc/meminfo"), "MemTotal:")
 
 
 def _field(path: Path, name: str) -> int:
