@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from videosdgx.artifacts import ArtifactError, Manifest, Profile, seal
+from videosdgx.artifacts import ArtifactError, Manifest, Profile, artifact_dir, seal, verify
+from videosdgx.families.wan21 import components
 from videosdgx.families.wan21.vae_engine import EngineVAE, whole_sizes
 
 
@@ -37,3 +38,12 @@ def test_sizes_decoded_whole_are_in_pixels(tmp_path):
 def test_without_a_gpu_the_message_says_so(tmp_path):
     with pytest.raises(ArtifactError, match="needs an NVIDIA GPU"):
         EngineVAE(tmp_path, sealed(tmp_path))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_serving_opens_it_where_it_was_exported(tmp_path):
+    directory = artifact_dir(tmp_path, "wan21", "demo", "vae", "fp16", "sm121")
+    directory.mkdir(parents=True)
+    sealed(directory)
+    with pytest.raises(ArtifactError, match="fp16-sm121 needs an NVIDIA GPU"):
+        components.OPENERS["vae"](directory, verify(directory))

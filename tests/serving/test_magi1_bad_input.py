@@ -33,6 +33,10 @@ def huge_png() -> bytes:
 CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "empty prompt": ({"prompt": ""}, ["prompt", "empty"]),
     "prompt of 100 kB": ({"prompt": "x" * 100_000}, ["prompt has 100000 characters", "at most 4000"]),
+    "more parts than chunks": (
+        {"prompt": "a red circle moving right then up then left on a gray background", "num_frames": 48},
+        ["prompt has 3 parts", "1 to 2, the chunks to be generated"],
+    ),
     "prompt that is no text": ({"prompt": b"\xff\xfe"}, ["prompt is not valid UTF-8"]),
     "width": ({"width": 65}, ["width is 65", "multiple of 16", "128"]),
     "absurd width": ({"width": 100_000}, ["width is 100000", "multiple of 16", "128"]),

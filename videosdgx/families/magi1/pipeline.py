@@ -40,6 +40,7 @@ from videosdgx.families.magi1.text import (
     split_then,
 )
 from videosdgx.families.magi1.transformer import MagiTransformer3DModel
+from videosdgx.families.request import InvalidInput
 
 PIXELS_PER_LATENT = 8
 SMALLEST_SIDE, SIDE_STEP = 32, 16
@@ -220,10 +221,10 @@ class MagiPipeline(DiffusionPipeline):
         text = self._conditioning(options)
         first, count = schedule.first_chunk, schedule.num_chunks - schedule.first_chunk
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not 1 <= len(prompts) <= count:
-            raise ValueError(f"prompt has {len(prompts)} parts, it must have 1 to {count}, the chunks to be generated")
         if isinstance(prompt, str) and self.config.split_prompts:
             prompts = split_then(prompt)
+        if not 1 <= len(prompts) <= count:
+            raise InvalidInput(f"prompt has {len(prompts)} parts, it must have 1 to {count}, the chunks to be generated")
         wanted = [prompt_of_chunk(prompts, index, count) for index in range(count)]
 
         def encode(one: str) -> Tensor:
