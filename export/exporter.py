@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from export import checkpoint
+from export.blockwise import Blockwise
 from export.compile import COPIES_OF_WEIGHTS, compile_engine
 from export.components import export_component, export_pipeline
 from export.errors import require_memory
@@ -18,6 +19,7 @@ from export.linears import Dtypes
 from export.progress import Step
 from export.stages import place
 from export.versions import versions
+from export.whole import WholePipeline
 from videosdgx import artifacts
 from videosdgx.artifacts import Calibration, Manifest, Memory, Profile, TensorSpec
 
@@ -54,8 +56,13 @@ class Export(ABC):
         """Fill a directory with the quantized ONNX."""
 
     @abstractmethod
-    def check(self) -> tuple[dict[str, float], Path]:
-        """Calibrate, write the graph that is shipped or compiled, verify: the accuracy, and the graph's directory."""
+    def whole(self, root: Path, manifest: Manifest) -> WholePipeline:
+        """The stages that look at the numbers of a checkpoint in `root` that makes whole clips here."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> Blockwise:
+        """The stages that look at the numbers of a checkpoint that is too large to hold."""
 
     @abstractmethod
     def inputs_and_outputs(self, dtypes: Dtypes) -> tuple[list[TensorSpec], list[TensorSpec]]:
@@ -136,6 +143,27 @@ class Export(ABC):
             content = job.source.content | {"num_layers": job.num_layers}
             (partial / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
             artifacts.seal(partial, self.manifest(accuracy, memory, shapes))
+
+    def check(self) -> tuple[dict[str, float], Path]:
+        """Calibrate, write the graph that is shipped or compiled, verify: the accuracy, and the graph's directory."""
+        job = self.job
+        if not job.is_demo:
+            maxima = self.blocks.calibrate()
+            graph = self.graph(maxima, job.shipped_dtypes)
+            return self.blocks.verify(maxima), graph
+        assert job.checkpoint is not None
+        inputs, outputs = self.inputs_and_outputs(CPU_DTYPES)
+        whole = self.whole(
+            job.checkpoint, self.manifest({}, None, []).model_copy(update={"inputs": inputs, "outputs": outputs})
+        )
+        maxima = whole.calibrate()
+        # Verified for both targets: this graph has the weights, scales and roundings that the compiled one has.
+        graph = self.graph(maxima, CPU_DTYPES)
+        accuracy = whole.verify(graph, maxima)
+        if self.settings.target != "cpu":
+            graph = self.graph(maxima, job.gpu_dtypes)
+            accuracy |= whole.verify_fp16(graph)
+        return accuracy, graph
 
     def _finish(self, graph: Path) -> tuple[dict[str, Path], Memory, list[Profile]]:
         """The files of the artifact, their memory, and the shapes that they take."""
@@ -221,7 +249,7 @@ class Export(ABC):
     def manifest(self, accuracy: dict[str, float], memory: Memory | None, shapes: list[Profile]) -> Manifest:
         """The manifest of the transformer's artifact, without its files."""
         job, settings = self.job, self.settings
-        inputs, outputs = self.inputs_and_outputs(CPU_DTYPES if settings.target == "cpu" else job.gpu_dtypes)
+        inputs, outputs = self.inputs_and_outputs(job.shipped_dtypes)
         return Manifest(
             family=job.spec.name,
             variant=settings.variant,

@@ -168,6 +168,11 @@ class Job(ABC):
         return Dtypes(compute=half, storage=half)
 
     @property
+    def shipped_dtypes(self) -> Dtypes:
+        """What the engine that is exported computes in."""
+        return CPU_DTYPES if self.settings.target == "cpu" else self.gpu_dtypes
+
+    @property
     def directory(self) -> Path:
         """Where the transformer's artifact goes; a rehearsal with fewer blocks goes beside the real one."""
         settings = self.settings

@@ -8,11 +8,11 @@ import torch
 
 from export.accuracy import cosine, snr_db
 from export.block_run import run_block
+from export.blockwise import BlockInputs
 from export.lowering import Build
 from export.magi1.config import block_name
 from export.magi1.graph import block_piece
 from export.magi1.source import Source
-from export.magi1.streamed import BlockInputs
 from videosdgx.families.magi1.block import MagiTransformerBlock
 
 

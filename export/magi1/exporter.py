@@ -10,9 +10,9 @@ from safetensors.torch import save
 from export import exporter, writing
 from export.errors import ExportError
 from export.exporter import EngineFiles
-from export.job import CPU_DTYPES, Settings
+from export.job import Settings
 from export.linears import Dtypes
-from export.magi1 import policy, streamed
+from export.magi1 import policy
 from export.magi1.blockwise import Blockwise
 from export.magi1.config import CHUNK_FRAMES
 from export.magi1.graph import TEXT, write_graphs
@@ -22,7 +22,7 @@ from export.magi1.prompts import calibration_prompts
 from export.magi1.whole import WholePipeline
 from export.progress import Report, Step
 from export.stages import digest
-from videosdgx.artifacts import Calibration, TensorSpec
+from videosdgx.artifacts import Calibration, Manifest, TensorSpec
 from videosdgx.families.magi1 import graphs
 from videosdgx.families.magi1.generate import NULL_CAPTION, NULL_CAPTION_FILE
 
@@ -54,28 +54,13 @@ class Export(exporter.Export):
         """Fill a directory with both quantized graphs."""
         write_graphs(directory, self.job.source, self.job.build(dtypes), maxima, step.expect, step.advance)
 
-    def check(self) -> tuple[dict[str, float], Path]:
-        """Calibrate, write the graphs that are shipped or compiled, verify."""
-        job = self.job
-        if job.is_demo:
-            assert job.checkpoint is not None
-            whole = WholePipeline(job, job.checkpoint)
-            maxima = whole.calibrate()
-            # Verified for both targets: these graphs have the weights, scales and roundings that the compiled ones have.
-            graph = self.graph(maxima, CPU_DTYPES)
-            inputs, outputs = self.inputs_and_outputs(CPU_DTYPES)
-            manifest = self.manifest({}, None, []).model_copy(update={"inputs": inputs, "outputs": outputs})
-            accuracy = whole.verify(graph, maxima, manifest)
-            if self.settings.target != "cpu":
-                graph = self.graph(maxima, job.gpu_dtypes)
-                accuracy |= whole.verify_fp16(graph)
-            return accuracy, graph
-        maxima = self._blocks.calibrate()
-        graph = self.graph(maxima, job.shipped_dtypes)
-        return self._blocks.verify(maxima), graph
+    def whole(self, root: Path, manifest: Manifest) -> WholePipeline:
+        """The demo's stages that look at numbers."""
+        return WholePipeline(self.job, root, manifest)
 
     @cached_property
-    def _blocks(self) -> Blockwise:
+    def blocks(self) -> Blockwise:
+        """Those of a published model."""
         return Blockwise(self.job)
 
     def inputs_and_outputs(self, dtypes: Dtypes) -> tuple[list[TensorSpec], list[TensorSpec]]:
@@ -108,7 +93,7 @@ class Export(exporter.Export):
         if job.is_demo:
             prompts, steps = calibration_prompts(), job.variant.num_inference_steps
         else:
-            prompts, steps = self._blocks.prompts, len(streamed.TIMES) if job.source.random else streamed.STEPS
+            prompts, steps = self.blocks.prompts, self.blocks.steps
         return Calibration(prompts=len(prompts), steps=steps, sha256=digest({"prompts": prompts}))
 
     def pipeline_extra(self) -> Mapping[str, bytes]:

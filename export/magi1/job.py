@@ -5,7 +5,7 @@ from pathlib import Path
 
 from export import checkpoint, job
 from export.accuracy import Bar
-from export.linears import Dtypes, Format
+from export.linears import Format
 from export.magi1 import official, policy
 from export.magi1.config import MagiConfig
 from export.magi1.profiles import chunk_profiles, text_profiles
@@ -63,11 +63,6 @@ class Job(job.Job):
     def fp8_attention(self) -> list[str]:
         """Attention is in fp16 or bf16."""
         return []
-
-    @property
-    def shipped_dtypes(self) -> Dtypes:
-        """What the engine that is exported computes in."""
-        return job.CPU_DTYPES if self.settings.target == "cpu" else self.gpu_dtypes
 
     @property
     def profiles(self) -> tuple[list[Profile], list[Profile]]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import init_empty_weights
 from accelerate.hooks import attach_align_device_hook
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, T5EncoderModel
 
 from export import checkpoint
+from export.blockwise import BlockInputs
 from export.calibrate import input_maxima
 from export.hooks import StreamedWeights, streamed
 from export.magi1 import policy
@@ -36,8 +36,6 @@ TIMES = (0.05, 0.5)
 _TEXT_TOKENS = 50
 _RANDOM_BLOCKS = 3  # a first, a middle and a last one
 _GRID = (4, 6)
-
-BlockInputs = dict[str, np.ndarray]
 
 
 def streamed_transformer(source: Source) -> MagiTransformer3DModel:

@@ -14,11 +14,11 @@ from torch import Tensor
 from export.accuracy import cosine, snr_db
 from export.attention import attention_scales
 from export.block_run import run_block
+from export.blockwise import BlockInputs
 from export.lowering import Build
 from export.wan21.graph import block_piece
 from export.wan21.lowered import WanConfig
 from export.wan21.source import Source
-from export.wan21.streamed import BlockInputs
 
 
 def _rotary(config: WanConfig, grid: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,12 @@
 """What an export of Wan 2.1 has of its own."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 from export import exporter, writing
 from export.exporter import EngineFiles
-from export.job import CPU_DTYPES, Settings
+from export.job import Settings
 from export.linears import Dtypes
 from export.progress import Report, Step
 from export.stages import digest
@@ -16,10 +17,8 @@ from export.wan21.job import Job
 from export.wan21.lowered import TEXT_LENGTH
 from export.wan21.profiles import IMAGE_TOKENS, profiles
 from export.wan21.prompts import calibration_prompts
-from export.wan21.streamed import STEPS
 from export.wan21.whole import WholePipeline
-from videosdgx.artifacts import Calibration, TensorSpec
-from videosdgx.engines.onnxruntime_engine import OnnxRuntimeEngine
+from videosdgx.artifacts import Calibration, Manifest, TensorSpec
 
 PLAN = "engine.plan"
 
@@ -44,28 +43,14 @@ class Export(exporter.Export):
         """Fill a directory with the quantized ONNX."""
         write_graph(directory, self.job.source, self.job.build(dtypes), maxima, step.expect, step.advance)
 
-    def check(self) -> tuple[dict[str, float], Path]:
-        """Calibrate, write the graph that is shipped or compiled, verify."""
-        job = self.job
-        if job.is_demo:
-            assert job.checkpoint is not None
-            whole = WholePipeline(job, job.checkpoint)
-            maxima = whole.calibrate()
-            # Verified for both targets: this graph has the weights, scales and roundings that the compiled one has.
-            graph = self.graph(maxima, CPU_DTYPES)
-            accuracy = whole.verify(graph, maxima, self._on_cpu)
-            if self.settings.target != "cpu":
-                graph = self.graph(maxima, job.gpu_dtypes)
-                accuracy |= whole.verify_fp16(graph, self._on_cpu)
-            return accuracy, graph
-        blocks = Blockwise(job)
-        maxima = blocks.calibrate()
-        graph = self.graph(maxima, CPU_DTYPES if self.settings.target == "cpu" else job.gpu_dtypes)
-        return blocks.verify(maxima), graph
+    def whole(self, root: Path, manifest: Manifest) -> WholePipeline:
+        """The demo's stages that look at numbers."""
+        return WholePipeline(self.job, root, manifest)
 
-    def _on_cpu(self, graph: Path) -> OnnxRuntimeEngine:
-        """A graph on ONNX Runtime, which knows no profiles."""
-        return OnnxRuntimeEngine(graph, self.manifest({}, None, []), self.job.threads)
+    @cached_property
+    def blocks(self) -> Blockwise:
+        """Those of a published model."""
+        return Blockwise(self.job)
 
     def inputs_and_outputs(self, dtypes: Dtypes) -> tuple[list[TensorSpec], list[TensorSpec]]:
         """Everything in and out is fp32."""
@@ -94,5 +79,5 @@ class Export(exporter.Export):
         if job.is_demo:
             prompts, steps = calibration_prompts("demo"), job.variant.num_inference_steps
         else:
-            prompts, steps = Blockwise(job).prompts, 1 if job.source.random else STEPS
+            prompts, steps = self.blocks.prompts, self.blocks.steps
         return Calibration(prompts=len(prompts), steps=steps, sha256=digest({"prompts": prompts}))

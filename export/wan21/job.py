@@ -14,13 +14,11 @@ from export.wan21.source import Source
 from videosdgx.families.wan21.architectures import TRANSFORMERS
 from videosdgx.families.wan21.spec import SPEC
 
-REVISION = 3
-
 
 class Job(job.Job):
     """One export's settings with what follows from them."""
 
-    spec, revision = SPEC, REVISION
+    spec, revision = SPEC, 3
 
     @cached_property
     def source(self) -> Source:
@@ -65,7 +63,7 @@ class Job(job.Job):
         shapes = profiles(self.config, self.variant, settings.resolutions, settings.frames) if compiled else []
         return digest(
             {
-                "revision": REVISION,
+                "revision": self.revision,
                 "checkpoint": self.digests,
                 "formats": self.formats,
                 "fp8_attention": self.fp8_attention,

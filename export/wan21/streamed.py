@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from export import checkpoint
+from export.blockwise import BlockInputs
 from export.calibrate import input_maxima
 from export.hooks import StreamedWeights, streamed
 from export.wan21 import policy
@@ -33,8 +34,6 @@ PROMPTS, STEPS = 4, 4
 # What random weights see: two latents of 3 x 16 x 24, one noisy and one less so.
 _RANDOM_LATENT = (3, 16, 24)
 _RANDOM_TIMESTEPS = (900.0, 400.0)
-
-BlockInputs = dict[str, np.ndarray]
 
 
 def streamed_transformer(source: Source) -> WanTransformer3DModel:
