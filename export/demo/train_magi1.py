@@ -21,7 +21,7 @@ from videosdgx.families.magi1.text import MagiSpecialTokens
 from videosdgx.families.magi1.transformer import MagiTransformer3DModel
 
 _WORK = Path("outputs/demo/magi1")
-_REFINING_RATE = 2e-3  # of a VAE that goes on
+_REFINING_RATE = 1.5e-3  # of a decoder that goes on
 
 
 def text_parts(seed: int) -> tuple[PreTrainedTokenizerFast, T5EncoderModel, MagiSpecialTokens]:
@@ -55,8 +55,8 @@ def train(
     steps: Annotated[int, typer.Option(help="Training steps of the transformer.")] = train_magi1_transformer.STEPS,
     rate: Annotated[float, typer.Option(help="Highest learning rate; lower to go on.")] = train_magi1_transformer.PEAK_RATE,
     threads: Annotated[int, typer.Option(help="CPU threads; more than one pays only on idle cores.")] = 1,
-    refine_vae: Annotated[
-        int, typer.Option(help="With --start: steps for which its VAE goes on first; the transformer follows its latents.")
+    refine_decoder: Annotated[
+        int, typer.Option(help="Steps for which the decoder alone is trained on at the end; the latents stay as they are.")
     ] = 0,
     work: Annotated[
         Path, typer.Option(help="The trained VAE is kept here, and not trained again; so are the weights so far.")
@@ -75,12 +75,23 @@ def train(
     if ready.exists():
         console.print(f"vae: taken from {ready}")
         vae = AutoencoderKLMagi.from_pretrained(ready).eval()
-        if start and refine_vae:
-            vae = train_magi1_vae.train(seed, refine_vae, console.print, _REFINING_RATE, vae)
-            vae.save_pretrained(work / "vae")
     else:
         vae = train_magi1_vae.train(seed, vae_steps, console.print)
         vae.save_pretrained(work / "vae")
+    transformer = _transformer(vae, seed, steps, rate, work, start, console)
+    if refine_decoder:
+        vae = train_magi1_vae.refine_decoder(vae, seed, refine_decoder, console.print, _REFINING_RATE)
+    write(vae, transformer, seed, out)
+    console.print(f"written to {out}")
+
+
+def _transformer(
+    vae: AutoencoderKLMagi, seed: int, steps: int, rate: float, work: Path, start: Path | None, console: Console
+) -> MagiTransformer3DModel:
+    """The transformer, from scratch or on from that in `start`; without steps that one as it is."""
+    begun = MagiTransformer3DModel.from_pretrained(start / "transformer") if start else None
+    if begun is not None and not steps:
+        return begun
     tokenizer, encoder, tokens = text_parts(seed)
     clips = train_magi1_transformer.CLIPS_PER_COMBINATION
     latents, shown = train_magi1_transformer.encode_clips(vae, clips, np.random.default_rng(seed + 2))
@@ -90,10 +101,7 @@ def train(
     def keep(model: MagiTransformer3DModel) -> None:
         model.save_pretrained(work / "transformer")
 
-    begun = MagiTransformer3DModel.from_pretrained(start / "transformer") if start else None
-    transformer = train_magi1_transformer.train(data, seed, steps, console.print, keep, rate, begun)
-    write(vae, transformer, seed, out)
-    console.print(f"written to {out}")
+    return train_magi1_transformer.train(data, seed, steps, console.print, keep, rate, begun)
 
 
 if __name__ == "__main__":

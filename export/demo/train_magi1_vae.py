@@ -35,6 +35,9 @@ STEPS = 1400
 PEAK_RATE = 3e-3
 # (share of the steps, tiles per batch, height = width): crops round the object first, whole tiles last.
 PHASES = ((0.6, 16, 32), (0.4, 8, SIZE))
+DECODER_PHASES = ((0.5, 8, 32), (0.5, 4, SIZE))  # the same, of pairs of tiles
+_JOIN = 300.0  # weight of the change of the error from one tile to the next, where an object seems to jump
+_LATENT_NOISE = 0.05  # most deviation of what the decoder is given beside the encoder's latents, in theirs
 _PATCH = 8
 _LOG_VARIANCE = -5.0  # of the latents at the start: little noise, so that the picture comes first
 
@@ -58,14 +61,17 @@ def build(seed: int) -> AutoencoderKLMagi:
     return vae
 
 
-def draw(combinations: Sequence[Combination], count: int, rng: np.random.Generator) -> Tensor:
-    """Render `count` tiles of random combinations: fp32 [count, 3, 12, SIZE, SIZE] in -1..1."""
+def draw(combinations: Sequence[Combination], count: int, rng: np.random.Generator, pairs: bool = False) -> Tensor:
+    """Render `count` tiles of random combinations: fp32 [count, 3, 12, SIZE, SIZE] in -1..1; or pairs of tiles, 24 frames."""
     chosen = rng.integers(len(combinations), size=count)
     clips = []
     for index in chosen:
-        first = TILE_FRAMES * int(rng.integers(world.CHUNK_FRAMES // TILE_FRAMES))
-        clip = world.render(combinations[index], [combinations[index].motion], rng, first, TILE_FRAMES)
-        clips.append(clip)
+        if pairs:
+            first, frames = int(rng.integers(world.CHUNK_FRAMES + 1)), 2 * TILE_FRAMES
+        else:
+            first, frames = TILE_FRAMES * int(rng.integers(world.CHUNK_FRAMES // TILE_FRAMES)), TILE_FRAMES
+        motions = [combinations[index].motion] * (2 if pairs else 1)
+        clips.append(world.render(combinations[index], motions, rng, first, frames))
     return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3) * 2 - 1
 
 
@@ -147,18 +153,72 @@ def normalise_latents(vae: AutoencoderKLMagi, tiles: Tensor) -> None:
     back.weight.div_(factor)
 
 
+def decoder_loss(vae: AutoencoderKLMagi, pairs: Tensor) -> Tensor:
+    """The reconstruction of `loss` for two tiles in a row, fp32 [B, 3, 24, H, W]: the error must not change between them.
+
+    The encoder is not trained; its latents are what a transformer has learned.
+    """
+    tiles = torch.cat(pairs.split(TILE_FRAMES, dim=2))
+    with torch.no_grad():
+        mean, _ = vae.encoder(tiles).chunk(2, dim=1)
+        noise = torch.randn_like(mean) * torch.rand(len(mean), 1, 1, 1, 1) * mean.std()
+        latents = mean + _LATENT_NOISE * noise
+    error = torch.cat((vae.decoder(latents) - tiles).split(len(pairs)), dim=2)
+    edges = error.diff(dim=-1).square().mean() + error.diff(dim=-2).square().mean()
+    change = error.diff(dim=2).square().mean()
+    join = (error[:, :, TILE_FRAMES] - error[:, :, TILE_FRAMES - 1]).square().mean()
+    return 0.1 * error.abs().mean() + 30 * error.square().mean() + 10 * edges + 30 * change + _JOIN * join
+
+
+def refine_decoder(
+    vae: AutoencoderKLMagi, seed: int, steps: int, report: Callable[[str], None], rate: float
+) -> AutoencoderKLMagi:
+    """Train the decoder of a copy of `vae` on, so that objects go on evenly from tile to tile; latents stay as they are."""
+    vae = copy.deepcopy(vae).train()
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed + 100)
+    training, held_out = world.split()
+    unseen = draw(held_out, 32, np.random.default_rng(seed + 1))
+    vae.encoder.requires_grad_(False)
+    opts = optimisers(vae.decoder)
+    began = time.monotonic()
+    step = 0
+    for share, count, size in DECODER_PHASES:
+        last = step + round(share * steps)
+        while step < last:
+            set_rate(opts, rate_at(step / steps, rate))
+            windows, corners = crop(draw(training, count, rng, pairs=True), size, rng)
+            for tower in (vae.encoder, vae.decoder):
+                place(tower, corners * 2, size // _PATCH)
+            value = decoder_loss(vae, windows)
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(vae.decoder.parameters(), 1.0)
+            for opt in opts:
+                opt.step()
+                opt.zero_grad(set_to_none=True)
+            for tower in (vae.encoder, vae.decoder):
+                del tower.positions
+            step += 1
+            if step % 100 == 0:
+                report(f"decoder step {step}/{steps}, {time.monotonic() - began:.0f} s: {_told(vae, value, unseen)}")
+    vae.encoder.requires_grad_(True)
+    return vae.eval()
+
+
+def _told(vae: AutoencoderKLMagi, value: Tensor, unseen: Tensor) -> str:
+    quality = psnr(vae, unseen)
+    kept = f"shape kept in {recognised(vae, unseen):.0%}"
+    return f"loss {value.item():.4f}, unseen tiles {quality.mean():.2f} dB (least {quality.min():.2f}), {kept}"
+
+
 def train(
     seed: int,
     steps: int,
     report: Callable[[str], None],
     rate: float = PEAK_RATE,
-    start: AutoencoderKLMagi | None = None,
 ) -> AutoencoderKLMagi:
-    """Train a VAE on the combinations that training may see, from scratch or on from `start`.
-
-    `report` gets a line now and then.
-    """
-    vae = build(seed) if start is None else copy.deepcopy(start).train()
+    """Train a VAE on the combinations that training may see; `report` gets a line now and then."""
+    vae = build(seed)
     rng = np.random.default_rng(seed)
     training, held_out = world.split()
     unseen = draw(held_out, 32, np.random.default_rng(seed + 1))
@@ -183,10 +243,6 @@ def train(
                 del tower.positions
             step += 1
             if step % 100 == 0:
-                quality = psnr(vae, unseen)
-                report(
-                    f"vae step {step}/{steps}, {time.monotonic() - began:.0f} s: loss {value.item():.4f}, unseen tiles "
-                    f"{quality.mean():.2f} dB (least {quality.min():.2f}), shape kept in {recognised(vae, unseen):.0%}"
-                )
+                report(f"vae step {step}/{steps}, {time.monotonic() - began:.0f} s: {_told(vae, value, unseen)}")
     normalise_latents(vae, draw(training, 512, rng))
     return vae.eval()

@@ -3,10 +3,12 @@
 import itertools
 
 import numpy as np
+import pytest
 import torch
 
 from export.demo import train_magi1_transformer as training
 from export.demo import train_magi1_vae
+from export.demo import world_magi1 as world
 from export.demo.train_magi1_transformer import PATTERNS, Data
 from videosdgx.families.magi1.schedule import ChunkSchedule, time_grid
 
@@ -96,11 +98,36 @@ def test_normalised_latents_have_mean_0_and_deviation_1_and_decode_the_same() ->
     torch.testing.assert_close(after, before, atol=1e-3, rtol=1e-3)
 
 
-def test_a_vae_that_goes_on_leaves_the_one_it_began_with():
+def test_a_decoder_that_goes_on_leaves_the_latents_and_the_one_it_began_with():
     begun = train_magi1_vae.build(0).eval()
     before = {name: value.clone() for name, value in begun.state_dict().items()}
-    trained = train_magi1_vae.train(0, 2, lambda _: None, 1e-3, begun)
+    trained = train_magi1_vae.refine_decoder(begun, 0, 2, lambda _: None, 1e-3)
     assert all(torch.equal(value, before[name]) for name, value in begun.state_dict().items())
     moved = [name for name, value in trained.state_dict().items() if not torch.equal(value, before[name])]
-    assert {name.split(".")[0] for name in moved} == {"encoder", "decoder"}
-    assert not trained.training
+    assert {name.split(".")[0] for name in moved} == {"decoder"}
+    assert not trained.training and all(parameter.requires_grad for parameter in trained.parameters())
+
+
+def test_an_error_that_is_the_same_in_both_tiles_costs_less_than_a_jump():
+    vae = train_magi1_vae.build(0).eval()
+    pairs = train_magi1_vae.draw(world.split()[0], 2, np.random.default_rng(0), pairs=True)
+    assert pairs.shape == (2, 3, 2 * train_magi1_vae.TILE_FRAMES, world.SIZE, world.SIZE)
+
+    class Shifted(torch.nn.Module):
+        """A decoder whose error is 0.2, of another sign in the second tile if it jumps."""
+
+        def __init__(self, jumps: bool) -> None:
+            super().__init__()
+            self.sign = -1.0 if jumps else 1.0
+
+        def forward(self, latents: torch.Tensor) -> torch.Tensor:
+            first, second = pairs.split(train_magi1_vae.TILE_FRAMES, dim=2)
+            return torch.cat((first + 0.2, second + 0.2 * self.sign))
+
+    values = []
+    for jumps in (False, True):
+        vae.decoder = Shifted(jumps)  # type: ignore[assignment]
+        values.append(float(train_magi1_vae.decoder_loss(vae, pairs)))
+    steady = 0.1 * 0.2 + 30 * 0.2**2
+    assert values[0] == pytest.approx(steady, rel=1e-4)
+    assert values[1] == pytest.approx(steady + (300 + 30 / 23) * 0.4**2, rel=1e-3)
