@@ -21,7 +21,7 @@ from videosdgx.families.magi1.text import MagiSpecialTokens
 from videosdgx.families.magi1.transformer import MagiTransformer3DModel
 
 _WORK = Path("outputs/demo/magi1")
-_REFINING_RATE = 1.5e-3  # of a decoder that goes on
+_REFINING_RATE = 2e-3  # of a decoder that goes on
 
 
 def text_parts(seed: int) -> tuple[PreTrainedTokenizerFast, T5EncoderModel, MagiSpecialTokens]:

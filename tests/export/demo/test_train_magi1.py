@@ -130,4 +130,4 @@ def test_an_error_that_is_the_same_in_both_tiles_costs_less_than_a_jump():
         values.append(float(train_magi1_vae.decoder_loss(vae, pairs)))
     steady = 0.1 * 0.2 + 30 * 0.2**2
     assert values[0] == pytest.approx(steady, rel=1e-4)
-    assert values[1] == pytest.approx(steady + (300 + 30 / 23) * 0.4**2, rel=1e-3)
+    assert values[1] == pytest.approx(steady + (30 + 30 / 23) * 0.4**2, rel=1e-3)
