@@ -22,13 +22,14 @@ from videosdgx.video import encode_mp4, encode_png
 pytestmark = pytest.mark.server
 
 PROMPT = "a red circle moving right then up on a teal background"
+PLAIN = "a red circle moving right on a teal background"  # where a single chunk is to be made
 COMPONENT = "magi1_transformer"
 
 
 @pytest.fixture(scope="module")
 def client(magi1_server: Server) -> Iterator[VideoClient]:
     with VideoClient(magi1_server.http_url) as client:
-        client.generate("magi1", PROMPT, num_frames=24, num_inference_steps=4)  # so that the components are loaded
+        client.generate("magi1", PLAIN, num_frames=24, num_inference_steps=4)  # so that the components are loaded
         yield client
 
 
@@ -190,7 +191,7 @@ def drifting_blob(count: int) -> np.ndarray:
 
 def test_a_clip_continues_a_video(client: VideoClient, magi1_server: Server) -> None:
     frames = drifting_blob(48)
-    values: dict[str, Any] = {"prompt": PROMPT, "video": encode_mp4(frames, 24), "seed": 5, "num_inference_steps": 4}
+    values: dict[str, Any] = {"prompt": PLAIN, "video": encode_mp4(frames, 24), "seed": 5, "num_inference_steps": 4}
     values["num_frames"] = 72
     streamed: list[Chunk] = []
     made = client.generate("magi1", on_chunk=streamed.append, **values)
@@ -208,7 +209,7 @@ def test_a_clip_continues_a_video(client: VideoClient, magi1_server: Server) -> 
 
 def test_what_a_clip_begins_with_is_brought_to_its_size_and_rate(client: VideoClient) -> None:
     values: dict[str, Any] = {"seed": 5, "num_inference_steps": 4, "num_frames": 72}
-    other = client.generate("magi1", PROMPT, video=encode_mp4(np.zeros((24, 48, 32, 3), np.uint8), 12), **values)
+    other = client.generate("magi1", PLAIN, video=encode_mp4(np.zeros((24, 48, 32, 3), np.uint8), 12), **values)
     assert len(decoded(other.data)) == 72
     assert "video was 32x48 at 12 frames/s, it is resampled to 64x64 at 24 frames/s" in other.metadata["note"]
     assert decoded(other.data)[:48].max() < 8 < decoded(other.data)[48:].max()  # 24 frames at 12/s are 48 at 24/s
@@ -219,5 +220,5 @@ def test_what_a_clip_begins_with_is_brought_to_its_size_and_rate(client: VideoCl
 
 
 def test_a_single_frame_may_be_a_png(client: VideoClient) -> None:
-    still = client.generate("magi1", PROMPT, seed=1, num_frames=1, num_inference_steps=4, response_format="png")
+    still = client.generate("magi1", PLAIN, seed=1, num_frames=1, num_inference_steps=4, response_format="png")
     assert decoded(still.data).shape == (1, 64, 64, 3) and still.data.startswith(b"\x89PNG")
