@@ -11,7 +11,7 @@ import torch
 
 from export import checkpoint
 from export.blockwise import Blockwise
-from export.compile import COPIES_OF_WEIGHTS, compile_engine
+from export.compile import COPIES_OF_WEIGHTS, REVISION, compile_engine
 from export.components import export_component, export_pipeline
 from export.errors import require_memory
 from export.job import CPU_DTYPES, Job, note
@@ -223,6 +223,7 @@ class Export(ABC):
             "graph": graph.name,
             "profiles": [profile.model_dump(exclude={"cache_bytes"}) for profile in engine.profiles],
             "versions": versions(compiler),
+            "compile": REVISION,
         }
         # A stage that makes the only engine there is keeps the name that it always had.
         if engine.plan != self.engines()[0].plan:

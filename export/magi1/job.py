@@ -5,6 +5,7 @@ from pathlib import Path
 
 from export import checkpoint, job
 from export.accuracy import Bar
+from export.compile import REVISION
 from export.linears import Format
 from export.magi1 import official, policy
 from export.magi1.config import MagiConfig
@@ -81,7 +82,7 @@ class Job(job.Job):
                 "checkpoint": self.digests,
                 "formats": self.formats,
                 "target": settings.target,
-                "compiler": settings.compiler if compiled else None,
+                "compiler": f"{settings.compiler} {REVISION}" if compiled else None,
                 "profiles": [[one.model_dump() for one in part] for part in self.profiles] if compiled else [],
                 "prompts": calibration_prompts(),
                 "versions": self.versions(),

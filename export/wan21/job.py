@@ -4,6 +4,7 @@ from functools import cached_property
 
 from export import checkpoint, job, lora
 from export.accuracy import Bar
+from export.compile import REVISION
 from export.linears import Format
 from export.stages import digest
 from export.wan21 import policy
@@ -68,7 +69,7 @@ class Job(job.Job):
                 "formats": self.formats,
                 "fp8_attention": self.fp8_attention,
                 "target": settings.target,
-                "compiler": settings.compiler if compiled else None,
+                "compiler": f"{settings.compiler} {REVISION}" if compiled else None,
                 "profiles": [profile.model_dump(exclude={"cache_bytes"}) for profile in shapes],
                 "prompts": calibration_prompts(settings.variant),
                 "versions": self.versions(),

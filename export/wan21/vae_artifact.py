@@ -14,7 +14,7 @@ from torch import Tensor
 
 from export import checkpoint
 from export.accuracy import psnr_db
-from export.compile import compile_engine
+from export.compile import REVISION, compile_engine
 from export.errors import ExportError, require_space
 from export.job import Settings
 from export.progress import Report
@@ -29,7 +29,6 @@ from videosdgx.families.wan21.spec import SPEC
 from videosdgx.families.wan21.vae_engine import FIRST_PLAN, NEXT_PLAN
 from videosdgx.families.wan21.vae_loop import LATENT, SPATIAL, Tiling, cache_input
 
-REVISION = 1  # raise it when the same settings give another result than before
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LEAST_SIDE = 16  # pixels; what is left of a frame at its edge may be as small
 _COMPILE_UNITS = 6  # of progress: a graph, its parsing and its compilation, twice
@@ -214,7 +213,8 @@ def export_vae_engine(settings: Settings, report: Report) -> Path:
         step.note(source.origin)
     recipe = digest(
         {
-            "revision": REVISION,
+            "revision": 1,
+            "compile": REVISION,
             "checkpoint": source.digest,
             "precision": settings.precision,
             "profiles": [profile.model_dump() for profile in profiles(config, _whole(settings))],
