@@ -26,8 +26,6 @@ COPIES_OF_WEIGHTS = 1.5  # that the compiler makes of them in memory, at least
 _ACTIVATION = re.compile(r"Total Activation Memory: (\d+) bytes")
 _WEIGHTS = re.compile(r"Total Weights Memory: (\d+) bytes")
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # of glibc's mallopt
-_OWN_MAPPING_BYTES = 1 << 16
 # What tensorrt_rtx says on a machine without a GPU, where it compiles all the same.
 _NO_GPU = re.compile(r"cudaError 35|CUDA driver version is insufficient|no CUDA-capable device")
 
@@ -158,21 +156,9 @@ def die_with_the_parent() -> None:
         os._exit(1)
 
 
-def give_memory_back() -> None:
-    """Have the allocator return each larger piece of memory to the system when it is freed.
-
-    glibc's would raise its threshold to 32 MiB as it goes, and keep what a layer's weights took in between for later.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # musl has none
-        libc.mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
-        libc.mallopt(_M_ARENA_MAX, 1)
-
-
 def _compile_in_child(onnx_path: Path, plan_path: Path, profiles: list[Profile], compiler: str, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, it ends this process
     die_with_the_parent()
-    give_memory_back()
     try:
         memory = _compile(onnx_path, plan_path, profiles, compiler, lambda amount: pipe.send(("advance", amount)))
         pipe.send(("peak", peak_memory()))
