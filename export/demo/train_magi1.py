@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Annotated
@@ -58,6 +59,10 @@ def train(
     refine_decoder: Annotated[
         int, typer.Option(help="Steps for which the decoder alone is trained on at the end; the latents stay as they are.")
     ] = 0,
+    average_with: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint that training went on from: the mean of both transformers is kept."),
+    ] = None,
     work: Annotated[
         Path, typer.Option(help="The trained VAE is kept here, and not trained again; so are the weights so far.")
     ] = _WORK,
@@ -79,10 +84,21 @@ def train(
         vae = train_magi1_vae.train(seed, vae_steps, console.print)
         vae.save_pretrained(work / "vae")
     transformer = _transformer(vae, seed, steps, rate, work, start, console)
+    if average_with:
+        transformer = mean_of(transformer, MagiTransformer3DModel.from_pretrained(average_with / "transformer"))
     if refine_decoder:
         vae = train_magi1_vae.refine_decoder(vae, seed, refine_decoder, console.print, _REFINING_RATE)
     write(vae, transformer, seed, out)
     console.print(f"written to {out}")
+
+
+def mean_of(one: MagiTransformer3DModel, other: MagiTransformer3DModel) -> MagiTransformer3DModel:
+    """A copy of `one` whose weights are the mean of both; better than either where one was trained on from the other."""
+    result = copy.deepcopy(one)
+    with torch.no_grad():
+        for weight, partner in zip(result.parameters(), other.parameters(), strict=True):
+            weight.lerp_(partner, 0.5)
+    return result
 
 
 def _transformer(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from export.demo import train_magi1, train_magi1_vae
 from export.demo import train_magi1_transformer as training
-from export.demo import train_magi1_vae
 from export.demo import world_magi1 as world
 from export.demo.train_magi1_transformer import PATTERNS, Data
 from videosdgx.families.magi1.schedule import ChunkSchedule, time_grid
@@ -131,3 +131,11 @@ def test_an_error_that_is_the_same_in_both_tiles_costs_less_than_a_jump():
     steady = 0.1 * 0.2 + 30 * 0.2**2
     assert values[0] == pytest.approx(steady, rel=1e-4)
     assert values[1] == pytest.approx(steady + (30 + 30 / 23) * 0.4**2, rel=1e-3)
+
+
+def test_the_mean_of_two_transformers():
+    one, other = training.build(0).eval(), training.build(1).eval()
+    mean = train_magi1.mean_of(one, other)
+    for name, value in mean.state_dict().items():
+        torch.testing.assert_close(value, (one.state_dict()[name] + other.state_dict()[name]) / 2)
+    assert torch.equal(one.state_dict()["x_embedder.weight"], training.build(0).state_dict()["x_embedder.weight"])
