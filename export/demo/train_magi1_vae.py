@@ -114,10 +114,15 @@ def loss(vae: AutoencoderKLMagi, tiles: Tensor) -> Tensor:
     log_variance = log_variance.clamp(-12, 4)
     latents = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
     error = vae.decoder(latents) - tiles
+    divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+    return _reconstruction(error) + 1e-4 * divergence
+
+
+def _reconstruction(error: Tensor) -> Tensor:
+    """Of the errors of frames [B, 3, F, H, W], what both losses have: the picture, its edges, its change in time."""
     edges = error.diff(dim=-1).square().mean() + error.diff(dim=-2).square().mean()
     change = error.diff(dim=2).square().mean()
-    divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-    return 0.1 * error.abs().mean() + 30 * error.square().mean() + 10 * edges + 30 * change + 1e-4 * divergence
+    return 0.1 * error.abs().mean() + 30 * error.square().mean() + 10 * edges + 30 * change
 
 
 @torch.no_grad()
@@ -164,10 +169,8 @@ def decoder_loss(vae: AutoencoderKLMagi, pairs: Tensor) -> Tensor:
         noise = torch.randn_like(mean) * torch.rand(len(mean), 1, 1, 1, 1) * mean.std()
         latents = mean + _LATENT_NOISE * noise
     error = torch.cat((vae.decoder(latents) - tiles).split(len(pairs)), dim=2)
-    edges = error.diff(dim=-1).square().mean() + error.diff(dim=-2).square().mean()
-    change = error.diff(dim=2).square().mean()
     join = (error[:, :, TILE_FRAMES] - error[:, :, TILE_FRAMES - 1]).square().mean()
-    return 0.1 * error.abs().mean() + 30 * error.square().mean() + 10 * edges + 30 * change + _JOIN * join
+    return _reconstruction(error) + _JOIN * join
 
 
 def refine_decoder(
@@ -191,18 +194,23 @@ def refine_decoder(
             for tower in (vae.encoder, vae.decoder):
                 place(tower, corners * 2, size // _PATCH)
             value = decoder_loss(vae, windows)
-            value.backward()
-            torch.nn.utils.clip_grad_norm_(vae.decoder.parameters(), 1.0)
-            for opt in opts:
-                opt.step()
-                opt.zero_grad(set_to_none=True)
-            for tower in (vae.encoder, vae.decoder):
-                del tower.positions
+            _update(vae, vae.decoder, value, opts)
             step += 1
             if step % 100 == 0:
                 report(f"decoder step {step}/{steps}, {time.monotonic() - began:.0f} s: {_told(vae, value, unseen)}")
     vae.encoder.requires_grad_(True)
     return vae.eval()
+
+
+def _update(vae: AutoencoderKLMagi, trained: nn.Module, value: Tensor, opts: Sequence[torch.optim.Optimizer]) -> None:
+    """One step of the optimisers on the loss `value`; the towers see whole tiles again."""
+    value.backward()
+    torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+    for opt in opts:
+        opt.step()
+        opt.zero_grad(set_to_none=True)
+    for tower in (vae.encoder, vae.decoder):
+        del tower.positions
 
 
 def _told(vae: AutoencoderKLMagi, value: Tensor, unseen: Tensor) -> str:
@@ -223,7 +231,6 @@ def train(
     training, held_out = world.split()
     unseen = draw(held_out, 32, np.random.default_rng(seed + 1))
     opts = optimisers(vae)
-    towers = (vae.encoder, vae.decoder)
     began = time.monotonic()
     step = 0
     for share, count, size in PHASES:
@@ -231,16 +238,10 @@ def train(
         while step < last:
             set_rate(opts, rate_at(step / steps, rate))
             windows, corners = crop(draw(training, count, rng), size, rng)
-            for tower in towers:
+            for tower in (vae.encoder, vae.decoder):
                 place(tower, corners, size // _PATCH)
             value = loss(vae, windows)
-            value.backward()
-            torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-            for opt in opts:
-                opt.step()
-                opt.zero_grad(set_to_none=True)
-            for tower in towers:
-                del tower.positions
+            _update(vae, vae, value, opts)
             step += 1
             if step % 100 == 0:
                 report(f"vae step {step}/{steps}, {time.monotonic() - began:.0f} s: {_told(vae, value, unseen)}")
