@@ -6,19 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from videosdgx.families import FAMILIES
 from videosdgx.families.spec import Variant
 
 if TYPE_CHECKING:
     from export.job import Settings
 
-# `export.<family>.exporter` has the class `Export`, `videosdgx.families.<family>` the modules `spec` and `architectures`.
-FAMILIES = ("wan21", "magi1")
+# `export.<family>.exporter` has the class `Export`, `videosdgx.families.<family>` the module `architectures`; where the spec
+# has `decoder_precisions`, `export.<family>.vae_artifact` makes an engine of the decoder.
 TARGETS = ("cpu", "sm121")
 PRECISIONS = ("fp16", "bf16", "fp8", "nvfp4")
-VAE_PRECISIONS = ("fp16", "bf16")
 COMPILERS = ("tensorrt_rtx", "tensorrt")
-# What can be an engine; `export.<family>.vae_artifact` makes that of the VAE.
-ENGINES = {"wan21": ("transformer", "vae"), "magi1": ("transformer",)}
 
 
 def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> str:
@@ -110,15 +108,14 @@ def export(
       videosdgx export magi1 --variant 4.5b-base --precision nvfp4 --target sm121 --resolution 720x720 --resolution 1280x720
     """
     precision = precision or ("fp16" if component == "vae" else "fp8")
-    _one_of("family", family, FAMILIES)
-    _one_of("component", component, ENGINES[family])
+    spec = FAMILIES[_one_of("family", family, tuple(FAMILIES))]
+    _one_of("component", component, ("transformer", "vae") if spec.decoder_precisions else ("transformer",))
     _one_of("precision", precision, PRECISIONS)
     _one_of("target", target, TARGETS)
     _one_of("compiler", compiler, COMPILERS)
     from videosdgx.home import default_home
 
-    variants = import_module(f"videosdgx.families.{family}.spec").SPEC.variants
-    chosen = variants[_one_of("variant", variant, tuple(variants))]
+    chosen = spec.variants[_one_of("variant", variant, tuple(spec.variants))]
     # torch and diffusers take seconds to import: --help and a mistyped option do not wait for them.
     from export.job import Settings
 
@@ -163,8 +160,9 @@ def _check_vae(settings: "Settings") -> None:
         raise typer.BadParameter(
             "--component vae is for --target sm121; on a CPU the VAE runs in PyTorch, and comes with the rest"
         )
-    if settings.precision not in VAE_PRECISIONS:
-        raise typer.BadParameter(f"--component vae takes --precision {' or '.join(VAE_PRECISIONS)}, not {settings.precision}")
+    allowed = FAMILIES[settings.family].decoder_precisions
+    if settings.precision not in allowed:
+        raise typer.BadParameter(f"--component vae takes --precision {' or '.join(allowed)}, not {settings.precision}")
     if settings.random_weights and (settings.checkpoint or settings.variant == "demo"):
         raise typer.BadParameter("--random-weights is for a published variant without its --checkpoint")
     needless = {"--layers": settings.layers, "--frames": settings.frames, "--fp8-attention": settings.fp8_attention}

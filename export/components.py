@@ -31,7 +31,8 @@ PRECISIONS: dict[tuple[str, Target], str] = {
 }
 
 
-def _is_current(directory: Path, recipe: str) -> bool:
+def is_current(directory: Path, recipe: str) -> bool:
+    """Whether there is an artifact that is whole and was made from `recipe`."""
     try:
         return verify(directory).recipe == recipe
     except ArtifactError:
@@ -78,7 +79,7 @@ def export_component(home: Path, source: Path, family: str, variant: str, compon
     content_digest = checkpoint.digest(source / component)
     recipe = digest({"component": component, "precision": precision, "target": target, "checkpoint": content_digest})
     directory = artifact_dir(home, family, variant, component, precision, target)
-    if _is_current(directory, recipe):
+    if is_current(directory, recipe):
         return False
     with building(directory) as partial:
         shards = checkpoint.shards(source / component)
@@ -132,7 +133,7 @@ def export_pipeline(
     content = {str(path.relative_to(source)): path.read_bytes() for path in files} | dict(extra)
     recipe = digest({"files": {name: data.hex() for name, data in content.items()}, "target": target})
     directory = artifact_dir(home, family, variant, "pipeline", "config", target)
-    if _is_current(directory, recipe):
+    if is_current(directory, recipe):
         return False
     with building(directory) as partial:
         for name, data in content.items():

@@ -82,6 +82,7 @@ def clip_work(request: Request, home: Path) -> Clip:
     in_torch = torch_part(home, request, "vae", vae_precision, vae_bytes(source, vae_precision), passes, 1)
     if from_image:  # its VAE encodes too
         return Clip(request, (*parts, in_torch))
-    engine = decoder_engine(request, home, source, latent)
-    used = engine if exported(home, request.variant.name) else in_torch
+    manifest = exported(home, request.variant.name)
+    engine = decoder_engine(manifest, source, latent)
+    used = engine if manifest else in_torch
     return Clip(request, (*parts, used), (in_torch, engine))

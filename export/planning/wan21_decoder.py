@@ -11,11 +11,12 @@ from export import checkpoint
 from export.planning.counting import Count, count, parameter_bytes
 from export.planning.engines import TARGET
 from export.planning.torch_part import tile_extents
-from export.planning.work import Bytes, Operation, Part, Request
+from export.planning.work import Bytes, Operation, Part
 from export.wan21.vae_artifact import DTYPES, buffer_bytes, profiles
 from export.wan21.vae_graph import cache_shapes
 from export.wan21.vae_lowered import HISTORY, LoweredVaeDecoder, Step, VaeConfig
 from videosdgx.artifacts import MANIFEST, Manifest, artifact_dir, read_manifest
+from videosdgx.families.wan21.spec import SPEC
 from videosdgx.families.wan21.vae_loop import LATENT, SPATIAL, TEMPORAL, Tiling
 
 _FRAME_BYTES = 3 * 4  # of a pixel in fp32
@@ -23,7 +24,7 @@ _FRAME_BYTES = 3 * 4  # of a pixel in fp32
 
 def exported(home: Path, variant: str) -> Manifest | None:
     """The manifest of the engine that would be served: the first precision of which there is one below `home`."""
-    for precision in DTYPES:
+    for precision in SPEC.decoder_precisions:
         directory = artifact_dir(home, "wan21", variant, "vae", precision, TARGET)
         if (directory / MANIFEST).is_file():
             return read_manifest(directory)
@@ -58,14 +59,13 @@ def _tiles(sizes: Mapping[tuple[int, int], Any], height: int, width: int) -> lis
     return [(y, x) for y in tile_extents(height, tile, stride) for x in tile_extents(width, tile, stride)]
 
 
-def decoder_engine(request: Request, home: Path, source: Path | None, latent: tuple[int, int, int]) -> Part:
-    """The decoder as an engine: the one below `home`, or as it would be in fp16, its frames in tiles.
+def decoder_engine(manifest: Manifest | None, source: Path | None, latent: tuple[int, int, int]) -> Part:
+    """The decoder as an engine: that of the manifest, or as it would be in fp16, its frames in tiles.
 
     Working memory is what the compiler reports (or, before it was compiled, the most that is alive at once in the graph),
     the feature cache, and the video, which the loop allocates once.
     """
-    manifest = exported(home, request.variant.name)
-    config, precision = _config(source), manifest.precision if manifest else next(iter(DTYPES))
+    config, precision = _config(source), manifest.precision if manifest else SPEC.decoder_precisions[0]
     frames, height, width = latent
     ranges = manifest.profiles if manifest else profiles(config, [])
     by_size = {(profile.max[LATENT][3], profile.max[LATENT][4]): profile for profile in ranges}

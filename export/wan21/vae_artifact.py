@@ -15,6 +15,7 @@ from torch import Tensor
 from export import checkpoint
 from export.accuracy import psnr_db
 from export.compile import REVISION, compile_engine
+from export.components import is_current
 from export.errors import ExportError, require_space
 from export.job import Settings
 from export.progress import Report
@@ -24,7 +25,7 @@ from export.versions import versions
 from export.wan21 import vae_graph
 from export.wan21.source import SEED
 from export.wan21.vae_lowered import HISTORY, LoweredVaeDecoder, Step, VaeConfig, decoder_tensors
-from videosdgx.artifacts import ArtifactError, Manifest, Memory, Profile, TensorSpec, artifact_dir, building, seal, verify
+from videosdgx.artifacts import Manifest, Memory, Profile, TensorSpec, artifact_dir, building, seal
 from videosdgx.families.wan21.spec import SPEC
 from videosdgx.families.wan21.vae_engine import FIRST_PLAN, NEXT_PLAN
 from videosdgx.families.wan21.vae_loop import LATENT, SPATIAL, Tiling, cache_input
@@ -193,25 +194,9 @@ def _whole(settings: Settings) -> list[tuple[int, int]]:
     return [(height, width) for width, height in settings.resolutions]
 
 
-def export_vae_engine(settings: Settings, report: Report) -> Path:
-    """Compile the decoder for sm121 and return the artifact's directory; nothing is done if it is there already.
-
-    Frames of the `resolutions` of the settings are decoded whole, others in tiles of 256 pixels.
-
-    Raises:
-        ExportError: the precision is unknown, the checkpoint is not usable, or the compiler refuses a graph.
-    """
-    if settings.precision not in DTYPES:
-        raise ExportError(f"unknown precision {settings.precision!r} for the VAE's engine; there are: {', '.join(DTYPES)}")
-    for height, width in _whole(settings):
-        if height % LEAST_SIDE or width % LEAST_SIDE or min(height, width) < LEAST_SIDE:
-            raise ExportError(f"cannot decode {width}x{height} whole: both sides must be multiples of {LEAST_SIDE} pixels")
-    torch.set_num_threads(settings.threads or torch.get_num_threads())
-    with report.step("checkpoint") as step:
-        source = vae_source(settings)
-        config = VaeConfig.from_dict(source.content)
-        step.note(source.origin)
-    recipe = digest(
+def _recipe(settings: Settings, source: VaeSource, config: VaeConfig) -> str:
+    """Digest of all that the artifact depends on."""
+    return digest(
         {
             "revision": 1,
             "compile": REVISION,
@@ -221,13 +206,29 @@ def export_vae_engine(settings: Settings, report: Report) -> Path:
             "versions": versions("torch", "onnx", "onnxscript", settings.compiler),
         }
     )
+
+
+def export_vae_engine(settings: Settings, report: Report) -> Path:
+    """Compile the decoder for sm121 and return the artifact's directory; nothing is done if it is there already.
+
+    Frames of the `resolutions` of the settings are decoded whole, others in tiles of 256 pixels.
+
+    Raises:
+        ExportError: a size is not possible, the checkpoint is not usable, or the compiler refuses a graph.
+    """
+    for height, width in _whole(settings):
+        if height % LEAST_SIDE or width % LEAST_SIDE or min(height, width) < LEAST_SIDE:
+            raise ExportError(f"cannot decode {width}x{height} whole: both sides must be multiples of {LEAST_SIDE} pixels")
+    torch.set_num_threads(settings.threads or torch.get_num_threads())
+    with report.step("checkpoint") as step:
+        source = vae_source(settings)
+        config = VaeConfig.from_dict(source.content)
+        step.note(source.origin)
+    recipe = _recipe(settings, source, config)
     directory = artifact_dir(settings.home, "wan21", settings.variant, "vae", settings.precision, "sm121")
-    try:
-        if not settings.fresh and verify(directory).recipe == recipe:
-            report.console.print(f"already there, made from the same settings: {directory}", soft_wrap=True)
-            return directory
-    except ArtifactError:
-        pass
+    if not settings.fresh and is_current(directory, recipe):
+        report.console.print(f"already there, made from the same settings: {directory}", soft_wrap=True)
+        return directory
     with building(directory) as partial:
         tensors = dict(source.tensors)
         # Graph and plan of the larger step, and the plan of the smaller, which has a third of its weights.

@@ -66,6 +66,7 @@ class FamilySpec:
 
     `components` maps a component (the Triton model `<family>_<component>`) to its outputs. Those named in `stateful` keep
     something for each generation, and are told when it is over. `entry` is the family's module that has `generate`.
+    In `decoder_precisions` the VAE's decoder can be an engine for sm121; the first of them that was exported is served.
     """
 
     name: str
@@ -75,4 +76,5 @@ class FamilySpec:
     precisions: tuple[str, ...]
     variants: dict[str, Variant]
     stateful: tuple[str, ...] = ()
+    decoder_precisions: tuple[str, ...] = ()
     entry: str = "pipeline"

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from videosdgx.artifacts import MANIFEST, ArtifactError, Manifest, artifact_dir, read_manifest
+from videosdgx.families import FAMILIES
 
 VARIABLE = "VIDEOSDGX_SETTINGS"
 
@@ -18,8 +19,6 @@ COMPONENT_PRECISION = {
     ("pipeline", "cpu"): "config",
     ("pipeline", "sm121"): "config",
 }
-# A component that can be an engine is one where it was exported so: the first of these that there is.
-ENGINE_PRECISIONS = {("vae", "sm121"): ("fp16", "bf16")}
 
 
 class FamilySettings(BaseModel):
@@ -45,7 +44,7 @@ class Settings(BaseModel):
         """The directory of the artifact that serves `component` ("pipeline" for the weightless rest) of `family`."""
         chosen = self.families[family]
         usual = COMPONENT_PRECISION.get((component, self.target), chosen.precision)
-        engines = ENGINE_PRECISIONS.get((component, self.target), ())
+        engines = FAMILIES[family].decoder_precisions if (component, self.target) == ("vae", "sm121") else ()
         places = [
             artifact_dir(self.home, family, chosen.variant, component, precision, self.target)
             for precision in (*engines, usual)

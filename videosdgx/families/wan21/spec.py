@@ -45,6 +45,7 @@ SPEC = FamilySpec(
     components={"text_encoder": ("last_hidden_state",), "transformer": ("sample",), "vae": ("video",)},
     default_precision="fp8",
     precisions=("fp16", "bf16", "fp8", "nvfp4"),
+    decoder_precisions=("fp16", "bf16"),
     variants={
         "demo": DEMO,
         # The 1.3B model asks for more guidance and a larger shift than the 14B one (official README).
