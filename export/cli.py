@@ -185,7 +185,6 @@ def _make(settings: "Settings", component: str) -> None:
                 directory = import_module(f"export.{settings.family}.exporter").Export(settings, report).run()
             else:
                 directory = import_module(f"export.{settings.family}.vae_artifact").export_vae_engine(settings, report)
-        report.table()
     except ExportError as error:
         Console(stderr=True).print(f"export: {error}", style="red", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 
 class Report:
-    """Bars for stages; in a log file, where bars cannot move, one line per finished stage."""
+    """Bars for stages; in a log file, where bars cannot move, one line per finished stage. In the end a table of them."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -31,6 +31,8 @@ class Report:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+        if self._rows:
+            self._print_table()
 
     @contextmanager
     def step(self, name: str, total: float = 1) -> Iterator["Step"]:
@@ -44,8 +46,8 @@ class Report:
         if not self.console.is_terminal:
             self.console.print(f"{name}: {step.text or 'done'}", highlight=False, soft_wrap=True)
 
-    def table(self) -> None:
-        """Print what each stage took: seconds, and the most memory that this process had resident."""
+    def _print_table(self) -> None:
+        """What each finished stage took: seconds, and the most memory that this process had resident."""
         table = Table("stage", Column("seconds", justify="right"), Column("peak memory", justify="right"), "result")
         for name, seconds, peak, text in self._rows:
             table.add_row(name, f"{seconds:.1f}", f"{peak / 1e9:.2f} GB", text)
