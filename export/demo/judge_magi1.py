@@ -19,7 +19,7 @@ from export.demo.world_magi1 import CHUNK_FRAMES, DIRECTIONS, Story
 
 _TOLERANCE = 3.0  # pixels that a centre may lie beside the predicted way
 _AT_BORDER = 3.0  # pixels; so near to the turning point it cannot be told whether the object has bounced yet
-_SPEEDS = np.linspace(0.5, 1.5, 21)  # pixels per frame; rendered clips have 0.8 to 1.2
+_SPEEDS = np.linspace(0.8, 2.0, 25)  # pixels per frame; rendered clips have 1.25 to 1.6
 _EARLIER = (-2.0, -1.0, 0.0, 1.0, 2.0)  # pixels by which an object may turn before (or beyond) the border
 _LARGEST_JUMP = 2.0  # usual steps
 

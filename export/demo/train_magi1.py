@@ -22,7 +22,7 @@ from videosdgx.families.magi1.text import MagiSpecialTokens
 from videosdgx.families.magi1.transformer import MagiTransformer3DModel
 
 _WORK = Path("outputs/demo/magi1")
-_REFINING_RATE = 2e-3  # of a decoder that goes on
+_REFINING_RATE = 2e-3  # of a VAE that goes on
 
 
 def text_parts(seed: int) -> tuple[PreTrainedTokenizerFast, T5EncoderModel, MagiSpecialTokens]:
@@ -51,17 +51,20 @@ def write(vae: AutoencoderKLMagi, transformer: MagiTransformer3DModel, seed: int
 
 
 def train(
-    seed: Annotated[int, typer.Option(help="Seed of weights, data and noise, and of the text encoder: the same to go on.")] = 0,
-    vae_steps: Annotated[int, typer.Option(help="Training steps of the VAE.")] = train_magi1_vae.STEPS,
+    seed: Annotated[int, typer.Option(help="Seed of the text encoder and of fresh weights: the same to go on.")] = 0,
+    data_seed: Annotated[int, typer.Option(help="Seed of clips, their order and noise: another one for every leg.")] = 0,
+    vae_steps: Annotated[
+        int | None, typer.Option(help="Training steps of the VAE: 1400 from scratch, 0 where one is there already.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Training steps of the transformer.")] = train_magi1_transformer.STEPS,
     rate: Annotated[float, typer.Option(help="Highest learning rate; lower to go on.")] = train_magi1_transformer.PEAK_RATE,
     threads: Annotated[int, typer.Option(help="CPU threads; more than one pays only on idle cores.")] = 1,
-    refine_decoder: Annotated[
+    decoder_steps: Annotated[
         int, typer.Option(help="Steps for which the decoder alone is trained on at the end; the latents stay as they are.")
     ] = 0,
     average_with: Annotated[
         Path | None,
-        typer.Option(help="Checkpoint that training went on from: the mean of both transformers is kept."),
+        typer.Option(help="Checkpoint of the same lineage: the mean of both transformers is kept."),
     ] = None,
     work: Annotated[
         Path, typer.Option(help="The trained VAE is kept here, and not trained again; so are the weights so far.")
@@ -69,25 +72,19 @@ def train(
     start: Annotated[Path | None, typer.Option(help="Checkpoint whose VAE and transformer are taken to go on from.")] = None,
     out: Annotated[Path, typer.Option(help="Where the checkpoint goes, in diffusers layout.")] = MAGI1,
 ) -> None:
-    """Train the VAE (25 minutes on one busy core), then the transformer (0.7 s a step on a free one), and write a checkpoint.
+    """Train the VAE (10 minutes on two cores), then the transformer (0.4 s a step on one), and write a checkpoint.
 
     Run `python -m export.demo.evaluate_magi1` afterwards. A VAE found in --work is taken from there: delete the folder to
-    start over. Same seed, steps and machine: same weights.
+    start over. Same seeds, steps and machine: same weights.
     """
     console = Console()
     torch.set_num_threads(threads)
-    ready = (start or work) / "vae"
-    if ready.exists():
-        console.print(f"vae: taken from {ready}")
-        vae = AutoencoderKLMagi.from_pretrained(ready).eval()
-    else:
-        vae = train_magi1_vae.train(seed, vae_steps, console.print)
-        vae.save_pretrained(work / "vae")
-    transformer = _transformer(vae, seed, steps, rate, work, start, console)
+    vae = _vae(seed, data_seed, vae_steps, work, start, console)
+    transformer = _transformer(vae, seed, data_seed, steps, rate, work, start, console)
     if average_with:
         transformer = mean_of(transformer, MagiTransformer3DModel.from_pretrained(average_with / "transformer"))
-    if refine_decoder:
-        vae = train_magi1_vae.refine_decoder(vae, seed, refine_decoder, console.print, _REFINING_RATE)
+    if decoder_steps:
+        vae = train_magi1_vae.train(data_seed, decoder_steps, console.print, _REFINING_RATE, vae, decoder_only=True)
     write(vae, transformer, seed, out)
     console.print(f"written to {out}")
 
@@ -101,8 +98,24 @@ def mean_of(one: MagiTransformer3DModel, other: MagiTransformer3DModel) -> MagiT
     return result
 
 
+def _vae(seed: int, data_seed: int, steps: int | None, work: Path, start: Path | None, console: Console) -> AutoencoderKLMagi:
+    """The VAE in `work`; or that in `start`, trained on for `steps`; or one from scratch."""
+    ready = work / "vae"
+    if ready.exists():
+        console.print(f"vae: taken from {ready}")
+        return AutoencoderKLMagi.from_pretrained(ready).eval()
+    if start is None:
+        vae = train_magi1_vae.train(seed, train_magi1_vae.STEPS if steps is None else steps, console.print)
+    else:
+        vae = AutoencoderKLMagi.from_pretrained(start / "vae").eval()
+        if steps:
+            vae = train_magi1_vae.train(data_seed, steps, console.print, _REFINING_RATE, vae)
+    vae.save_pretrained(ready)
+    return vae
+
+
 def _transformer(
-    vae: AutoencoderKLMagi, seed: int, steps: int, rate: float, work: Path, start: Path | None, console: Console
+    vae: AutoencoderKLMagi, seed: int, data_seed: int, steps: int, rate: float, work: Path, start: Path | None, console: Console
 ) -> MagiTransformer3DModel:
     """The transformer, from scratch or on from that in `start`; without steps that one as it is."""
     begun = MagiTransformer3DModel.from_pretrained(start / "transformer") if start else None
@@ -110,14 +123,15 @@ def _transformer(
         return begun
     tokenizer, encoder, tokens = text_parts(seed)
     clips = train_magi1_transformer.CLIPS_PER_COMBINATION
-    latents, shown = train_magi1_transformer.encode_clips(vae, clips, np.random.default_rng(seed + 2))
+    latents, shown = train_magi1_transformer.encode_clips(vae, clips, np.random.default_rng(data_seed + 2))
     data = train_magi1_transformer.prepare(latents, shown, tokenizer, encoder, tokens.other_tokens)
     console.print(f"{len(latents)} clips of {latents.shape[1]} chunks and {len(data.lengths)} captions are ready")
 
     def keep(model: MagiTransformer3DModel) -> None:
         model.save_pretrained(work / "transformer")
 
-    return train_magi1_transformer.train(data, seed, steps, console.print, keep, rate, begun)
+    model = begun or train_magi1_transformer.build(seed)
+    return train_magi1_transformer.train(data, data_seed, steps, console.print, keep, rate, model)
 
 
 if __name__ == "__main__":

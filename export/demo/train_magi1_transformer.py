@@ -28,7 +28,7 @@ from videosdgx.families.magi1.transformer import PATCH, MagiTransformer3DModel
 CONFIG = {
     "num_layers": 5,
     "hidden_size": 128,
-    "ffn_hidden_size": 512,
+    "ffn_hidden_size": 1024,
     "num_attention_heads": 4,
     "num_query_groups": 2,
     "attention_head_dim": 32,
@@ -47,7 +47,7 @@ PEAK_RATE = 3e-3
 CHUNK_WIDTH = 6  # latent frames
 WINDOW = 4  # noisy chunks at once, and quarters of the schedule
 CLIP_CHUNKS = 6
-CLIPS_PER_COMBINATION = 20
+CLIPS_PER_COMBINATION = 10
 CLEAN_TIME = 0.9999
 NULL_TOKENS = 50  # rows of the null caption that the pipeline uses
 DURATIONS = 8
@@ -328,20 +328,36 @@ def build(seed: int) -> MagiTransformer3DModel:
     return model
 
 
+def widened(model: MagiTransformer3DModel) -> MagiTransformer3DModel:
+    """A copy with the feed-forward width of `CONFIG`, which may be greater, that computes the same as `model`.
+
+    New units read at random and write nothing yet (Chen et al. 2016, "Net2Net").
+    """
+    wide = MagiTransformer3DModel(**{**model.config, "ffn_hidden_size": CONFIG["ffn_hidden_size"]})
+    known = model.state_dict()
+    with torch.no_grad():
+        for name, weight in wide.state_dict().items():
+            if name.endswith("linear_fc2.weight"):
+                weight.zero_()
+            weight[tuple(slice(size) for size in known[name].shape)] = known[name]
+    return wide.eval()
+
+
 def train(
     data: Data,
     seed: int,
     steps: int,
     report: Callable[[str], None],
     keep: Callable[[MagiTransformer3DModel], None],
-    rate: float = PEAK_RATE,
-    start: MagiTransformer3DModel | None = None,
+    rate: float,
+    start: MagiTransformer3DModel,
 ) -> MagiTransformer3DModel:
-    """Train from scratch, or go on from `start`; returns the averaged weights.
+    """Train on from `start`, widened if it is narrower; returns the averaged weights.
 
     `report` gets a line now and then, `keep` the averaged weights so far, so that a stopped training is not lost.
     """
-    model = build(seed) if start is None else copy.deepcopy(start).train()
+    torch.manual_seed(seed)
+    model = widened(start).train()
     average = copy.deepcopy(model).requires_grad_(False)
     rng = np.random.default_rng(seed)
     opts = optimisers(model, weight_decay=0.01)

@@ -33,9 +33,8 @@ CONFIG = {
 }
 STEPS = 1400
 PEAK_RATE = 3e-3
-# (share of the steps, tiles per batch, height = width): crops round the object first, whole tiles last.
-PHASES = ((0.6, 16, 32), (0.4, 8, SIZE))
-DECODER_PHASES = ((0.5, 8, 32), (0.5, 4, SIZE))  # the same, of pairs of tiles
+# (share of the steps, pairs of tiles per batch, height = width): crops round the object first, whole tiles last.
+PHASES = ((0.6, 8, 32), (0.4, 4, SIZE))
 _JOIN = 30.0  # weight of the change of the error from one tile to the next, where an object seems to jump
 _LATENT_NOISE = 0.05  # most deviation of what the decoder is given beside the encoder's latents, in theirs
 _PATCH = 8
@@ -62,16 +61,17 @@ def build(seed: int) -> AutoencoderKLMagi:
 
 
 def draw(combinations: Sequence[Combination], count: int, rng: np.random.Generator, pairs: bool = False) -> Tensor:
-    """Render `count` tiles of random combinations: fp32 [count, 3, 12, SIZE, SIZE] in -1..1; or pairs of tiles, 24 frames."""
-    chosen = rng.integers(len(combinations), size=count)
+    """Render `count` tiles of random combinations: fp32 [count, 3, 12, SIZE, SIZE] in -1..1; or pairs of tiles, 24 frames.
+
+    They are cut from clips of three chunks of one motion, single tiles where the VAE cuts, pairs anywhere.
+    """
     clips = []
-    for index in chosen:
+    for index in rng.integers(len(combinations), size=count):
         if pairs:
-            first, frames = int(rng.integers(world.CHUNK_FRAMES + 1)), 2 * TILE_FRAMES
+            first, frames = int(rng.integers(2 * world.CHUNK_FRAMES + 1)), 2 * TILE_FRAMES
         else:
-            first, frames = TILE_FRAMES * int(rng.integers(world.CHUNK_FRAMES // TILE_FRAMES)), TILE_FRAMES
-        motions = [combinations[index].motion] * (2 if pairs else 1)
-        clips.append(world.render(combinations[index], motions, rng, first, frames))
+            first, frames = TILE_FRAMES * int(rng.integers(3 * world.CHUNK_FRAMES // TILE_FRAMES)), TILE_FRAMES
+        clips.append(world.render(combinations[index], [combinations[index].motion] * 3, rng, first, frames))
     return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3) * 2 - 1
 
 
@@ -104,25 +104,31 @@ def place(tower: Tower, corners: list[tuple[int, int]], side: int) -> None:
     tower.positions = lambda grid: tower.pos_embed[0, rows]  # type: ignore[method-assign]
 
 
-def loss(vae: AutoencoderKLMagi, tiles: Tensor) -> Tensor:
-    """Reconstruction (squared, of the picture, of its edges and of its change from frame to frame), a little KL divergence.
+def loss(vae: AutoencoderKLMagi, pairs: Tensor, decoder_only: bool = False) -> Tensor:
+    """Reconstruction of two tiles in a row, fp32 [B, 3, 24, H, W], and a little KL divergence.
 
-    Squared rather than absolute: the sum of the absolute errors is that of the large even surfaces, and an object that
-    lies half a pixel beside its place in the first frame of a tile, a jump for who watches, hardly shows in it.
+    The error is squared rather than absolute: the sum of the absolute errors is that of the large even surfaces, and an
+    object that lies half a pixel beside its place in the first frame of a tile, a jump for who watches, hardly shows in it.
+    With `decoder_only` the latents are those that a transformer has learned, and noisy as it makes them.
     """
-    mean, log_variance = vae.encoder(tiles).chunk(2, dim=1)
+    tiles = torch.cat(pairs.split(TILE_FRAMES, dim=2))
+    with torch.set_grad_enabled(not decoder_only):
+        mean, log_variance = vae.encoder(tiles).chunk(2, dim=1)
     log_variance = log_variance.clamp(-12, 4)
-    latents = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-    error = vae.decoder(latents) - tiles
+    as_generated = _LATENT_NOISE * torch.rand(len(mean), 1, 1, 1, 1) * mean.std()
+    deviation = as_generated if decoder_only else (0.5 * log_variance).exp()
+    rebuilt = vae.decoder(mean + torch.randn_like(mean) * deviation)
+    error = torch.cat((rebuilt - tiles).split(len(pairs)), dim=2)
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     return _reconstruction(error) + 1e-4 * divergence
 
 
 def _reconstruction(error: Tensor) -> Tensor:
-    """Of the errors of frames [B, 3, F, H, W], what both losses have: the picture, its edges, its change in time."""
+    """Of the errors of pairs of tiles [B, 3, 24, H, W]: the picture, its edges, its change in time and from tile to tile."""
     edges = error.diff(dim=-1).square().mean() + error.diff(dim=-2).square().mean()
     change = error.diff(dim=2).square().mean()
-    return 0.1 * error.abs().mean() + 30 * error.square().mean() + 10 * edges + 30 * change
+    join = (error[:, :, TILE_FRAMES] - error[:, :, TILE_FRAMES - 1]).square().mean()
+    return 0.1 * error.abs().mean() + 30 * error.square().mean() + 10 * edges + 30 * change + _JOIN * join
 
 
 @torch.no_grad()
@@ -158,50 +164,6 @@ def normalise_latents(vae: AutoencoderKLMagi, tiles: Tensor) -> None:
     back.weight.div_(factor)
 
 
-def decoder_loss(vae: AutoencoderKLMagi, pairs: Tensor) -> Tensor:
-    """The reconstruction of `loss` for two tiles in a row, fp32 [B, 3, 24, H, W]: the error must not change between them.
-
-    The encoder is not trained; its latents are what a transformer has learned.
-    """
-    tiles = torch.cat(pairs.split(TILE_FRAMES, dim=2))
-    with torch.no_grad():
-        mean, _ = vae.encoder(tiles).chunk(2, dim=1)
-        noise = torch.randn_like(mean) * torch.rand(len(mean), 1, 1, 1, 1) * mean.std()
-        latents = mean + _LATENT_NOISE * noise
-    error = torch.cat((vae.decoder(latents) - tiles).split(len(pairs)), dim=2)
-    join = (error[:, :, TILE_FRAMES] - error[:, :, TILE_FRAMES - 1]).square().mean()
-    return _reconstruction(error) + _JOIN * join
-
-
-def refine_decoder(
-    vae: AutoencoderKLMagi, seed: int, steps: int, report: Callable[[str], None], rate: float
-) -> AutoencoderKLMagi:
-    """Train the decoder of a copy of `vae` on, so that objects go on evenly from tile to tile; latents stay as they are."""
-    vae = copy.deepcopy(vae).train()
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed + 100)
-    training, held_out = world.split()
-    unseen = draw(held_out, 32, np.random.default_rng(seed + 1))
-    vae.encoder.requires_grad_(False)
-    opts = optimisers(vae.decoder)
-    began = time.monotonic()
-    step = 0
-    for share, count, size in DECODER_PHASES:
-        last = step + round(share * steps)
-        while step < last:
-            set_rate(opts, rate_at(step / steps, rate))
-            windows, corners = crop(draw(training, count, rng, pairs=True), size, rng)
-            for tower in (vae.encoder, vae.decoder):
-                place(tower, corners * 2, size // _PATCH)
-            value = decoder_loss(vae, windows)
-            _update(vae, vae.decoder, value, opts)
-            step += 1
-            if step % 100 == 0:
-                report(f"decoder step {step}/{steps}, {time.monotonic() - began:.0f} s: {_told(vae, value, unseen)}")
-    vae.encoder.requires_grad_(True)
-    return vae.eval()
-
-
 def _update(vae: AutoencoderKLMagi, trained: nn.Module, value: Tensor, opts: Sequence[torch.optim.Optimizer]) -> None:
     """One step of the optimisers on the loss `value`; the towers see whole tiles again."""
     value.backward()
@@ -224,26 +186,34 @@ def train(
     steps: int,
     report: Callable[[str], None],
     rate: float = PEAK_RATE,
+    start: AutoencoderKLMagi | None = None,
+    decoder_only: bool = False,
 ) -> AutoencoderKLMagi:
-    """Train a VAE on the combinations that training may see; `report` gets a line now and then."""
-    vae = build(seed)
-    rng = np.random.default_rng(seed)
+    """Train a VAE on the combinations that training may see, from scratch or on from `start`.
+
+    With `decoder_only` the encoder, and so the latents, stay as they are. `report` gets a line now and then.
+    """
+    vae = build(seed) if start is None else copy.deepcopy(start).train()
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed + 100 * decoder_only)
     training, held_out = world.split()
     unseen = draw(held_out, 32, np.random.default_rng(seed + 1))
-    opts = optimisers(vae)
+    trained: nn.Module = vae.decoder if decoder_only else vae
+    opts = optimisers(trained)
     began = time.monotonic()
     step = 0
     for share, count, size in PHASES:
         last = step + round(share * steps)
         while step < last:
             set_rate(opts, rate_at(step / steps, rate))
-            windows, corners = crop(draw(training, count, rng), size, rng)
+            windows, corners = crop(draw(training, count, rng, pairs=True), size, rng)
             for tower in (vae.encoder, vae.decoder):
-                place(tower, corners, size // _PATCH)
-            value = loss(vae, windows)
-            _update(vae, vae, value, opts)
+                place(tower, corners * 2, size // _PATCH)
+            value = loss(vae, windows, decoder_only)
+            _update(vae, trained, value, opts)
             step += 1
             if step % 100 == 0:
                 report(f"vae step {step}/{steps}, {time.monotonic() - began:.0f} s: {_told(vae, value, unseen)}")
-    normalise_latents(vae, draw(training, 512, rng))
+    if not decoder_only:
+        normalise_latents(vae, draw(training, 512, rng))
     return vae.eval()

@@ -1,9 +1,10 @@
 """The synthetic world of the MAGI-1 demo: the shapes, colours and backgrounds of `world`, in long clips.
 
 A clip is made of chunks of 24 frames. The object moves left, right, up or down at a constant speed and bounces at the
-border. The motion may change at the start of a chunk ("moving right then up"): then always to the other axis, because
-an object that already moves along the asked axis goes on as it does, bounces included. So what happens in a chunk
-follows from its own caption and the chunk before it.
+border; but not in the first chunk: it begins where there is room, so that "moving right" first moves right. The motion may
+change at the start of a chunk ("moving right then up"): then always to the other axis, because an object that already moves
+along the asked axis goes on as it does, bounces included. So what happens in a chunk follows from its own caption and the
+chunk before it.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ CHUNK_FRAMES = 24
 FPS = 24
 MOTIONS = ("left", "right", "up", "down")
 HELD_OUT_SEED = 20_27
-RADIUS = (10.0, 12.5)  # pixels, of the circle of the same area
-SPEED = (0.8, 1.2)  # pixels per frame
+RADIUS = (9.0, 11.0)  # pixels, of the circle of the same area
+SPEED = (1.25, 1.6)  # pixels per frame; less where that is too fast for one chunk without the border
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}  # x, y; y points down
 _COLOUR_JITTER = 0.02  # largest shift of each channel of each colour
 _MARGIN = 1.0  # pixels kept free at the border
@@ -75,9 +76,11 @@ def trajectory(shape: str, motions: Sequence[str], rng: np.random.Generator) -> 
     A new motion takes effect with the step into its chunk.
     """
     radius = rng.uniform(*RADIUS)
-    speed = rng.uniform(*SPEED)
     low, high = limits(shape, radius)
-    place = rng.uniform(low, high)
+    first = axis(motions[0])
+    speed = min(rng.uniform(*SPEED), float(high[first] - low[first]) / (CHUNK_FRAMES - 1))
+    way = speed * (CHUNK_FRAMES - 1) * np.array(DIRECTIONS[motions[0]])  # of the first chunk
+    place = low - np.minimum(way, 0) + rng.random(2) * (high - low - np.abs(way))
     direction = np.zeros(2)
     centres = []
     for index, motion in enumerate(motions):

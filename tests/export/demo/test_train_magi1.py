@@ -101,36 +101,37 @@ def test_normalised_latents_have_mean_0_and_deviation_1_and_decode_the_same() ->
 def test_a_decoder_that_goes_on_leaves_the_latents_and_the_one_it_began_with():
     begun = train_magi1_vae.build(0).eval()
     before = {name: value.clone() for name, value in begun.state_dict().items()}
-    trained = train_magi1_vae.refine_decoder(begun, 0, 2, lambda _: None, 1e-3)
+    trained = train_magi1_vae.train(0, 2, lambda _: None, 1e-3, begun, decoder_only=True)
     assert all(torch.equal(value, before[name]) for name, value in begun.state_dict().items())
     moved = [name for name, value in trained.state_dict().items() if not torch.equal(value, before[name])]
     assert {name.split(".")[0] for name in moved} == {"decoder"}
     assert not trained.training and all(parameter.requires_grad for parameter in trained.parameters())
 
 
-def test_an_error_that_is_the_same_in_both_tiles_costs_less_than_a_jump():
-    vae = train_magi1_vae.build(0).eval()
-    pairs = train_magi1_vae.draw(world.split()[0], 2, np.random.default_rng(0), pairs=True)
-    assert pairs.shape == (2, 3, 2 * train_magi1_vae.TILE_FRAMES, world.SIZE, world.SIZE)
+def test_an_error_that_is_the_same_in_both_tiles_costs_less_than_a_jump() -> None:
+    error = torch.full((2, 3, 2 * train_magi1_vae.TILE_FRAMES, world.SIZE, world.SIZE), 0.2)
+    steady = float(train_magi1_vae._reconstruction(error))
+    error[:, :, train_magi1_vae.TILE_FRAMES :] *= -1
+    jumping = float(train_magi1_vae._reconstruction(error))
+    assert steady == pytest.approx(0.1 * 0.2 + 30 * 0.2**2, rel=1e-4)
+    assert jumping == pytest.approx(steady + (30 + 30 / 23) * 0.4**2, rel=1e-3)
 
-    class Shifted(torch.nn.Module):
-        """A decoder whose error is 0.2, of another sign in the second tile if it jumps."""
 
-        def __init__(self, jumps: bool) -> None:
-            super().__init__()
-            self.sign = -1.0 if jumps else 1.0
-
-        def forward(self, latents: torch.Tensor) -> torch.Tensor:
-            first, second = pairs.split(train_magi1_vae.TILE_FRAMES, dim=2)
-            return torch.cat((first + 0.2, second + 0.2 * self.sign))
-
-    values = []
-    for jumps in (False, True):
-        vae.decoder = Shifted(jumps)  # type: ignore[assignment]
-        values.append(float(train_magi1_vae.decoder_loss(vae, pairs)))
-    steady = 0.1 * 0.2 + 30 * 0.2**2
-    assert values[0] == pytest.approx(steady, rel=1e-4)
-    assert values[1] == pytest.approx(steady + (30 + 30 / 23) * 0.4**2, rel=1e-3)
+def test_a_transformer_that_was_narrower_computes_the_same_when_widened(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = training.build(0).eval()
+    torch.nn.init.normal_(narrow.final_linear.linear.weight, std=0.1)
+    monkeypatch.setitem(training.CONFIG, "ffn_hidden_size", narrow.config.ffn_hidden_size + 32)
+    wide = training.widened(narrow)
+    assert wide.layers[0].mlp.linear_fc1.weight.shape[0] == narrow.config.ffn_hidden_size + 32
+    assert all(layer.mlp.linear_fc1.weight[-32:].abs().min() > 0 for layer in wide.layers)  # else they would not learn
+    batch = training.draw(data(), PATTERNS[0][1], 1, np.random.default_rng(0))
+    with torch.no_grad():
+        outputs = []
+        for model in (narrow, wide):
+            states, mask = training.text_states(model, batch)
+            flags = torch.ones_like(batch.flags)
+            outputs.append(training.predict(model, batch.latents, batch.times, flags, states, mask, batch.ranges))
+    torch.testing.assert_close(*outputs)
 
 
 def test_the_mean_of_two_transformers():

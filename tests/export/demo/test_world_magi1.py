@@ -72,6 +72,17 @@ def test_the_object_keeps_inside_and_bounces() -> None:
         assert (np.diff(np.sign(np.diff(centres[:, 0]))) != 0).any()
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("motion", world.MOTIONS)
+def test_the_first_chunk_goes_as_its_caption_says_from_its_first_frame_to_its_last(shape: str, motion: str) -> None:
+    for seed in range(20):
+        centres, _ = world.trajectory(shape, [motion] * 2, np.random.default_rng(seed))
+        steps = np.diff(centres[:CHUNK_FRAMES], axis=0)
+        directions = np.array(world.DIRECTIONS[motion])
+        np.testing.assert_allclose(steps, np.broadcast_to(steps[0], steps.shape), atol=1e-4)
+        assert 1.2 < steps[0] @ directions <= world.SPEED[1] + 1e-4
+
+
 def test_a_motion_changes_at_the_boundary_of_chunks_only() -> None:
     centres, _ = world.trajectory("circle", ["right", "up"], np.random.default_rng(0))
     steps = np.diff(centres, axis=0)
