@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +21,7 @@ from videosdgx.families.magi1.text import MagiSpecialTokens
 from videosdgx.families.magi1.transformer import MagiTransformer3DModel
 
 _WORK = Path("outputs/demo/magi1")
-_REFINING_RATE = 2e-3  # of a VAE that goes on
+_GOING_ON_RATE = 2e-3  # of a VAE that goes on
 
 
 def text_parts(seed: int) -> tuple[PreTrainedTokenizerFast, T5EncoderModel, MagiSpecialTokens]:
@@ -59,58 +58,35 @@ def train(
     steps: Annotated[int, typer.Option(help="Training steps of the transformer.")] = train_magi1_transformer.STEPS,
     rate: Annotated[float, typer.Option(help="Highest learning rate; lower to go on.")] = train_magi1_transformer.PEAK_RATE,
     threads: Annotated[int, typer.Option(help="CPU threads; more than one pays only on idle cores.")] = 1,
-    decoder_steps: Annotated[
-        int, typer.Option(help="Steps for which the decoder alone is trained on at the end; the latents stay as they are.")
-    ] = 0,
-    average_with: Annotated[
-        Path | None,
-        typer.Option(help="Checkpoint of the same lineage: the mean of both transformers is kept."),
-    ] = None,
-    work: Annotated[
-        Path, typer.Option(help="The trained VAE is kept here, and not trained again; so are the weights so far.")
-    ] = _WORK,
+    work: Annotated[Path, typer.Option(help="Where the trained VAE is kept, and the transformer's weights so far.")] = _WORK,
     start: Annotated[Path | None, typer.Option(help="Checkpoint whose VAE and transformer are taken to go on from.")] = None,
     out: Annotated[Path, typer.Option(help="Where the checkpoint goes, in diffusers layout.")] = MAGI1,
 ) -> None:
     """Train the VAE (10 minutes on two cores), then the transformer (0.4 s a step on one), and write a checkpoint.
 
-    Run `python -m export.demo.evaluate_magi1` afterwards. A VAE found in --work is taken from there: delete the folder to
-    start over. Same seeds, steps and machine: same weights.
+    Run `python -m export.demo.evaluate_magi1` afterwards. Without --start a VAE found in --work is taken from there: delete the
+    folder to start over. Same seeds, steps and machine: same weights.
     """
     console = Console()
     torch.set_num_threads(threads)
     vae = _vae(seed, data_seed, vae_steps, work, start, console)
     transformer = _transformer(vae, seed, data_seed, steps, rate, work, start, console)
-    if average_with:
-        transformer = mean_of(transformer, MagiTransformer3DModel.from_pretrained(average_with / "transformer"))
-    if decoder_steps:
-        vae = train_magi1_vae.train(data_seed, decoder_steps, console.print, _REFINING_RATE, vae, decoder_only=True)
     write(vae, transformer, seed, out)
     console.print(f"written to {out}")
 
 
-def mean_of(one: MagiTransformer3DModel, other: MagiTransformer3DModel) -> MagiTransformer3DModel:
-    """A copy of `one` whose weights are the mean of both; better than either where one was trained on from the other."""
-    result = copy.deepcopy(one)
-    with torch.no_grad():
-        for weight, partner in zip(result.parameters(), other.parameters(), strict=True):
-            weight.lerp_(partner, 0.5)
-    return result
-
-
 def _vae(seed: int, data_seed: int, steps: int | None, work: Path, start: Path | None, console: Console) -> AutoencoderKLMagi:
-    """The VAE in `work`; or that in `start`, trained on for `steps`; or one from scratch."""
-    ready = work / "vae"
+    """The VAE in `start`, trained on for `steps`; else that in `work`; else one from scratch, which is put there."""
+    ready = (start or work) / "vae"
     if ready.exists():
         console.print(f"vae: taken from {ready}")
-        return AutoencoderKLMagi.from_pretrained(ready).eval()
-    if start is None:
-        vae = train_magi1_vae.train(seed, train_magi1_vae.STEPS if steps is None else steps, console.print)
+        vae = AutoencoderKLMagi.from_pretrained(ready).eval()
+        if not (start and steps):
+            return vae
+        vae = train_magi1_vae.train(data_seed, steps, console.print, _GOING_ON_RATE, vae)
     else:
-        vae = AutoencoderKLMagi.from_pretrained(start / "vae").eval()
-        if steps:
-            vae = train_magi1_vae.train(data_seed, steps, console.print, _REFINING_RATE, vae)
-    vae.save_pretrained(ready)
+        vae = train_magi1_vae.train(seed, train_magi1_vae.STEPS if steps is None else steps, console.print)
+    vae.save_pretrained(work / "vae")
     return vae
 
 

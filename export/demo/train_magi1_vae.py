@@ -36,7 +36,6 @@ PEAK_RATE = 3e-3
 # (share of the steps, pairs of tiles per batch, height = width): crops round the object first, whole tiles last.
 PHASES = ((0.6, 8, 32), (0.4, 4, SIZE))
 _JOIN = 30.0  # weight of the change of the error from one tile to the next, where an object seems to jump
-_LATENT_NOISE = 0.05  # most deviation of what the decoder is given beside the encoder's latents, in theirs
 _PATCH = 8
 _LOG_VARIANCE = -5.0  # of the latents at the start: little noise, so that the picture comes first
 
@@ -104,20 +103,16 @@ def place(tower: Tower, corners: list[tuple[int, int]], side: int) -> None:
     tower.positions = lambda grid: tower.pos_embed[0, rows]  # type: ignore[method-assign]
 
 
-def loss(vae: AutoencoderKLMagi, pairs: Tensor, decoder_only: bool = False) -> Tensor:
+def loss(vae: AutoencoderKLMagi, pairs: Tensor) -> Tensor:
     """Reconstruction of two tiles in a row, fp32 [B, 3, 24, H, W], and a little KL divergence.
 
     The error is squared rather than absolute: the sum of the absolute errors is that of the large even surfaces, and an
     object that lies half a pixel beside its place in the first frame of a tile, a jump for who watches, hardly shows in it.
-    With `decoder_only` the latents are those that a transformer has learned, and noisy as it makes them.
     """
     tiles = torch.cat(pairs.split(TILE_FRAMES, dim=2))
-    with torch.set_grad_enabled(not decoder_only):
-        mean, log_variance = vae.encoder(tiles).chunk(2, dim=1)
+    mean, log_variance = vae.encoder(tiles).chunk(2, dim=1)
     log_variance = log_variance.clamp(-12, 4)
-    as_generated = _LATENT_NOISE * torch.rand(len(mean), 1, 1, 1, 1) * mean.std()
-    deviation = as_generated if decoder_only else (0.5 * log_variance).exp()
-    rebuilt = vae.decoder(mean + torch.randn_like(mean) * deviation)
+    rebuilt = vae.decoder(mean + torch.randn_like(mean) * (0.5 * log_variance).exp())
     error = torch.cat((rebuilt - tiles).split(len(pairs)), dim=2)
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     return _reconstruction(error) + 1e-4 * divergence
@@ -164,17 +159,6 @@ def normalise_latents(vae: AutoencoderKLMagi, tiles: Tensor) -> None:
     back.weight.div_(factor)
 
 
-def _update(vae: AutoencoderKLMagi, trained: nn.Module, value: Tensor, opts: Sequence[torch.optim.Optimizer]) -> None:
-    """One step of the optimisers on the loss `value`; the towers see whole tiles again."""
-    value.backward()
-    torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-    for opt in opts:
-        opt.step()
-        opt.zero_grad(set_to_none=True)
-    for tower in (vae.encoder, vae.decoder):
-        del tower.positions
-
-
 def _told(vae: AutoencoderKLMagi, value: Tensor, unseen: Tensor) -> str:
     quality = psnr(vae, unseen)
     kept = f"shape kept in {recognised(vae, unseen):.0%}"
@@ -187,19 +171,17 @@ def train(
     report: Callable[[str], None],
     rate: float = PEAK_RATE,
     start: AutoencoderKLMagi | None = None,
-    decoder_only: bool = False,
 ) -> AutoencoderKLMagi:
     """Train a VAE on the combinations that training may see, from scratch or on from `start`.
 
-    With `decoder_only` the encoder, and so the latents, stay as they are. `report` gets a line now and then.
+    `report` gets a line now and then.
     """
     vae = build(seed) if start is None else copy.deepcopy(start).train()
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed + 100 * decoder_only)
+    rng = np.random.default_rng(seed)
     training, held_out = world.split()
     unseen = draw(held_out, 32, np.random.default_rng(seed + 1))
-    trained: nn.Module = vae.decoder if decoder_only else vae
-    opts = optimisers(trained)
+    opts = optimisers(vae)
     began = time.monotonic()
     step = 0
     for share, count, size in PHASES:
@@ -209,11 +191,16 @@ def train(
             windows, corners = crop(draw(training, count, rng, pairs=True), size, rng)
             for tower in (vae.encoder, vae.decoder):
                 place(tower, corners * 2, size // _PATCH)
-            value = loss(vae, windows, decoder_only)
-            _update(vae, trained, value, opts)
+            value = loss(vae, windows)
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+            for opt in opts:
+                opt.step()
+                opt.zero_grad(set_to_none=True)
+            for tower in (vae.encoder, vae.decoder):  # sees whole tiles again
+                del tower.positions
             step += 1
             if step % 100 == 0:
                 report(f"vae step {step}/{steps}, {time.monotonic() - began:.0f} s: {_told(vae, value, unseen)}")
-    if not decoder_only:
-        normalise_latents(vae, draw(training, 512, rng))
+    normalise_latents(vae, draw(training, 512, rng))
     return vae.eval()
