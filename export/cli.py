@@ -107,9 +107,9 @@ def export(
 
       videosdgx export magi1 --variant 4.5b-base --precision nvfp4 --target sm121 --resolution 720x720 --resolution 1280x720
     """
-    precision = precision or ("fp16" if component == "vae" else "fp8")
     spec = FAMILIES[_one_of("family", family, tuple(FAMILIES))]
     _one_of("component", component, ("transformer", "vae") if spec.decoder_precisions else ("transformer",))
+    precision = precision or (spec.decoder_precisions[0] if component == "vae" else "fp8")
     _one_of("precision", precision, PRECISIONS)
     _one_of("target", target, TARGETS)
     _one_of("compiler", compiler, COMPILERS)

@@ -62,7 +62,7 @@ def test_the_tokenizer_knows_every_caption_and_nothing_else(pipe: MagiPipeline):
 
 def test_the_autoencoder_keeps_the_picture(pipe: MagiPipeline):
     mean, least, kept = vae_quality(pipe, tiles=40)
-    assert mean > 33 and least > 29 and kept >= 0.97
+    assert mean > 33 and least > 30 and kept >= 0.97
 
 
 def test_text_steers_the_video(pipe: MagiPipeline):
