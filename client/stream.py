@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from client.errors import ClientError, GenerationTimeout, ServerError, ServerUnavailable, one_line
 from client.results import Chunk, Event, Video, parse_event, to_event
-from videosdgx.fragments import whole_mp4
+from videosdgx.media.fragments import whole_mp4
 
 GRPC_OPTIONS = [
     ("grpc.max_send_message_length", -1),

@@ -10,7 +10,7 @@ from videosdgx.families import FAMILIES
 from videosdgx.families.spec import Variant
 
 if TYPE_CHECKING:
-    from export.job import Settings
+    from export.run.job import Settings
 
 # `export.<family>.exporter` has the class `Export`, `videosdgx.families.<family>` the module `architectures`; where the spec
 # has `decoder_precisions`, `export.<family>.vae_artifact` makes an engine of the decoder.
@@ -117,7 +117,7 @@ def export(
 
     chosen = spec.variants[_one_of("variant", variant, tuple(spec.variants))]
     # torch and diffusers take seconds to import: --help and a mistyped option do not wait for them.
-    from export.job import Settings
+    from export.run.job import Settings
 
     settings = Settings(
         family=family,
@@ -175,8 +175,8 @@ def _make(settings: "Settings", component: str) -> None:
     """Export, and say what happened in a line that a person understands."""
     from rich.console import Console
 
-    from export.errors import ExportError
-    from export.progress import Report
+    from export.run.errors import ExportError
+    from export.run.progress import Report
 
     console = Console()
     try:

@@ -17,8 +17,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from export.errors import ExportError
-from export.progress import peak_memory
+from export.run.errors import ExportError
+from export.run.progress import peak_memory
 from videosdgx.artifacts import Memory, Profile
 
 REVISION = 2  # raise it when the same graph becomes another engine than before

@@ -8,10 +8,10 @@ from diffusers import WanPipeline, WanTransformer3DModel
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, T5EncoderModel
 
-from videosdgx.families.magi1.autoencoder import AutoencoderKLMagi
+from videosdgx.families.magi1.network.autoencoder import AutoencoderKLMagi
+from videosdgx.families.magi1.network.transformer import MagiTransformer3DModel
 from videosdgx.families.magi1.pipeline import MagiPipeline
-from videosdgx.families.magi1.text import MagiSpecialTokens
-from videosdgx.families.magi1.transformer import MagiTransformer3DModel
+from videosdgx.families.magi1.sampling.text import MagiSpecialTokens
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 WAN21 = CHECKPOINTS / "wan21"

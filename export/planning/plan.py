@@ -6,9 +6,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from export.planning import magi1, magi1_published, wan21, wan21_published
 from export.planning.gb10 import PEAK_FLOPS
+from export.planning.magi1 import clip as magi1
+from export.planning.magi1 import published as magi1_published
 from export.planning.published import Published
+from export.planning.wan21 import clip as wan21
+from export.planning.wan21 import published as wan21_published
 from export.planning.work import Clip, Part, Request, together
 from videosdgx.families.spec import Variant
 

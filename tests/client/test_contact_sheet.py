@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from client.contact_sheet import CELL, GAP, MARGIN, TITLE, draw, read_clip
-from videosdgx.video import encode_mp4
+from videosdgx.media.video import encode_mp4
 
 GRAYS = [20 * index for index in range(11)]
 

@@ -12,7 +12,7 @@ from client.display import Lines
 from client.errors import ClientError
 from client.output import growing
 from client.results import Chunk, Event
-from videosdgx.fragments import FragmentEncoder
+from videosdgx.media.fragments import FragmentEncoder
 
 
 def chunks(count: int, of: int) -> list[Chunk]:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
-from tiny_wan21 import random_transformer
 
 from export.demo.checkpoint import WAN21
+from tests.export.families.wan21.tiny import random_transformer
 
 
 def _in_shards(component: Path, most: int) -> None:

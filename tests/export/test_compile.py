@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.compile import compile_engine, reported_memory
-from export.errors import ExportError
+from export.run.errors import ExportError
 from videosdgx.artifacts import Profile
 
 

@@ -9,7 +9,7 @@ import pytest
 from videosdgx.families import FAMILIES
 from videosdgx.families.request import InvalidInput, parse_request
 from videosdgx.families.spec import Range
-from videosdgx.video import encode_mp4, encode_png
+from videosdgx.media.video import encode_mp4, encode_png
 
 DEMO = FAMILIES["wan21"].variants["demo"]
 REAL = FAMILIES["wan21"].variants["t2v-1.3b"]

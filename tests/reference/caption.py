@@ -6,8 +6,8 @@ import torch
 
 from tests.reference.checks import Check, exact
 from tests.reference.manifest import Reference
-from videosdgx.families.magi1.schedule import CHUNK_WIDTH
-from videosdgx.families.magi1.text import (
+from videosdgx.families.magi1.sampling.schedule import CHUNK_WIDTH
+from videosdgx.families.magi1.sampling.text import (
     NULL_TOKENS,
     MagiSpecialTokens,
     SpecialTokenOptions,

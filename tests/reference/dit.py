@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from tests.reference.checks import Check, absolute, exact, largest, relative_l2
 from tests.reference.manifest import Reference
-from videosdgx.families.magi1.block import INTERLEAVED_PIECES
-from videosdgx.families.magi1.embeddings import timestep_embedding
-from videosdgx.families.magi1.fp8 import Fp8Linear, quantize_activation
-from videosdgx.families.magi1.rotary import MagiRotaryPosEmbed, rotate, token_positions
-from videosdgx.families.magi1.transformer import PATCH, MagiTransformer3DModel
+from videosdgx.families.magi1.network.block import INTERLEAVED_PIECES
+from videosdgx.families.magi1.network.embeddings import timestep_embedding
+from videosdgx.families.magi1.network.fp8 import Fp8Linear, quantize_activation
+from videosdgx.families.magi1.network.rotary import MagiRotaryPosEmbed, rotate, token_positions
+from videosdgx.families.magi1.network.transformer import PATCH, MagiTransformer3DModel
 
 FP32_LIMIT, DISTILLED_LIMIT, MIXED_LIMIT = 5e-5, 4e-4, 3e-3
 ROTARY_LIMIT, FP8_LIMIT = 2e-5, 5e-3

@@ -9,9 +9,10 @@ from tests.reference.caption import read_special_tokens
 from tests.reference.checks import Check, absolute, exact, largest
 from tests.reference.dit import build
 from tests.reference.manifest import Reference
-from videosdgx.families.magi1.guidance import BaseGuidance, DistilledGuidance
-from videosdgx.families.magi1.sampler import ChunkSampler, Conditions, Done, LocalTransformer, whole_chunks
-from videosdgx.families.magi1.schedule import (
+from videosdgx.families.magi1.network.transformer import PATCH
+from videosdgx.families.magi1.sampling.guidance import BaseGuidance, DistilledGuidance
+from videosdgx.families.magi1.sampling.sampler import ChunkSampler, Conditions, Done, LocalTransformer, whole_chunks
+from videosdgx.families.magi1.sampling.schedule import (
     CHUNK_WIDTH,
     ChunkSchedule,
     KeyRanges,
@@ -20,8 +21,7 @@ from videosdgx.families.magi1.schedule import (
     time_grid,
     time_intervals,
 )
-from videosdgx.families.magi1.text import TextConditioning
-from videosdgx.families.magi1.transformer import PATCH
+from videosdgx.families.magi1.sampling.text import TextConditioning
 
 LATENTS_LIMIT, VELOCITY_LIMIT, TIME_LIMIT = 1e-4, 2e-4, 1e-6
 

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from export.families.magi1.convert_pipeline import VAE_FIXED, VAE_RENAMED
 from tests.reference.checks import Check, largest, relative_l2
 from tests.reference.manifest import Reference
-from videosdgx.families.magi1.autoencoder import AutoencoderKLMagi
-from videosdgx.families.magi1.convert_pipeline import VAE_FIXED, VAE_RENAMED
-from videosdgx.families.magi1.pixels import pixels_to_video, video_to_pixels
+from videosdgx.families.magi1.network.autoencoder import AutoencoderKLMagi
+from videosdgx.families.magi1.network.pixels import pixels_to_video, video_to_pixels
 
 LIMIT, BF16_LIMIT = 2e-5, 3e-2
 PIXELS_LIMIT = 0.01  # share of the values that may differ by one

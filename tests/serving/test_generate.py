@@ -15,8 +15,8 @@ from tests.serving.calls import generate, post
 from videosdgx.engines.engine import open_engine
 from videosdgx.families import FAMILIES
 from videosdgx.families.request import parse_request
+from videosdgx.media.video import encode_mp4, to_uint8
 from videosdgx.serving.settings import FamilySettings, Settings
-from videosdgx.video import encode_mp4, to_uint8
 
 pytestmark = pytest.mark.server
 

@@ -15,9 +15,9 @@ from client import Chunk, Event, Video, VideoClient
 from tests.conftest import Server
 from tests.serving.calls import generate, post
 from tests.serving.in_process import magi1_chunks
-from videosdgx.fragments import FragmentEncoder, whole_mp4
-from videosdgx.prefix import read_video
-from videosdgx.video import encode_mp4, encode_png
+from videosdgx.media.fragments import FragmentEncoder, whole_mp4
+from videosdgx.media.prefix import read_video
+from videosdgx.media.video import encode_mp4, encode_png
 
 pytestmark = pytest.mark.server
 

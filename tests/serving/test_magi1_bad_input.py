@@ -10,7 +10,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.conftest import Server
 from tests.serving.calls import generate, status
-from videosdgx.video import encode_mp4, encode_png
+from videosdgx.media.video import encode_mp4, encode_png
 
 pytestmark = pytest.mark.server
 

@@ -10,9 +10,9 @@ import pytest
 from tests.client.commands import assert_one_line_error, videosdgx
 from tests.conftest import free_ports
 from videosdgx.artifacts import MANIFEST, artifact_dir
-from videosdgx.serving import triton
-from videosdgx.serving.cli import leave_out_missing
+from videosdgx.serving.command import leave_out_missing
 from videosdgx.serving.settings import FamilySettings, Settings
+from videosdgx.serving.triton import launch
 
 
 def refused(home: Path, *arguments: str) -> str:
@@ -56,25 +56,25 @@ def test_a_missing_artifact_of_a_real_variant_says_how_to_make_it(tmp_path: Path
 
 
 def test_a_python_without_a_stub_is_told_which_ones_have_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if triton.CONTAINER.exists():
+    if launch.CONTAINER.exists():
         pytest.skip("this is NVIDIA's container, which brings its own stub")
     newer = namedtuple("newer", "major minor micro releaselevel serial")(3, 99, 0, "final", 0)
     monkeypatch.setattr(sys, "version_info", newer)
-    with pytest.raises(triton.ServerProblem, match=r"no stub for Python 3\.99: use one of 3\.\d+"):
-        triton.find_triton(tmp_path)
+    with pytest.raises(launch.ServerProblem, match=r"no stub for Python 3\.99: use one of 3\.\d+"):
+        launch.find_triton(tmp_path)
 
 
 def test_threads_of_the_components_wait_without_spinning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(home=tmp_path, target="cpu", families={}, http_port=0, grpc_port=0, metrics_port=0)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    assert triton.environment(settings)["OMP_WAIT_POLICY"] == "passive"
+    assert launch.environment(settings)["OMP_WAIT_POLICY"] == "passive"
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    assert triton.environment(settings)["OMP_WAIT_POLICY"] == "active"
+    assert launch.environment(settings)["OMP_WAIT_POLICY"] == "active"
 
 
 def test_too_little_shared_memory_is_told_with_both_numbers() -> None:
-    with pytest.raises(triton.ServerProblem, match=r"/dev/shm has \d+ MB free, at least \d+ MB"):
-        triton.check_shared_memory(least=1 << 60)
+    with pytest.raises(launch.ServerProblem, match=r"/dev/shm has \d+ MB free, at least \d+ MB"):
+        launch.check_shared_memory(least=1 << 60)
 
 
 def test_a_decoder_that_was_compiled_is_served_instead_of_pytorchs(tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_a_family_without_artifacts_is_left_out_unless_somebody_asked_for_it(
 ) -> None:
     real = FamilySettings(variant="t2v-1.3b", precision="fp8")
     settings = Settings(home=tmp_path, target="cpu", families={"wan21": real}, http_port=0, grpc_port=0, metrics_port=0)
-    with pytest.raises(triton.ServerProblem, match=r"Make it with: videosdgx export wan21 --variant t2v-1\.3b"):
+    with pytest.raises(launch.ServerProblem, match=r"Make it with: videosdgx export wan21 --variant t2v-1\.3b"):
         leave_out_missing(settings, {"wan21"})
-    with pytest.raises(triton.ServerProblem, match="no family to serve"):
+    with pytest.raises(launch.ServerProblem, match="no family to serve"):
         leave_out_missing(settings, set())
     assert "going on without wan21: no artifact at" in capsys.readouterr().err

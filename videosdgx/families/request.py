@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from videosdgx.families.spec import Start, Variant
-from videosdgx.prefix import Prefix, read_image, read_video
+from videosdgx.media.prefix import Prefix, read_image, read_video
 
 MAX_PROMPT_CHARACTERS = 4_000
 MAX_SEED = 2**32 - 1

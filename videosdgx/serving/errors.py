@@ -6,7 +6,7 @@ import triton_python_backend_utils as pb_utils
 
 from videosdgx.artifacts import ArtifactError
 from videosdgx.families.request import InvalidInput
-from videosdgx.serving.bls import CallFailed
+from videosdgx.serving.triton.calls import CallFailed
 
 
 class Cancelled(Exception):

@@ -15,12 +15,12 @@ import numpy as np
 from videosdgx.artifacts import MANIFEST
 from videosdgx.families import FAMILIES
 from videosdgx.families.request import GenerationRequest
-from videosdgx.fragments import FragmentEncoder, whole_mp4
-from videosdgx.serving import bls
+from videosdgx.media.fragments import FragmentEncoder, whole_mp4
+from videosdgx.media.video import encode_mp4, encode_png, to_uint8
 from videosdgx.serving.clock import Clock
 from videosdgx.serving.files import deliver
 from videosdgx.serving.settings import Settings
-from videosdgx.video import encode_mp4, encode_png, to_uint8
+from videosdgx.serving.triton import calls
 
 POLL_SECONDS = 0.1
 DEMO_NOTE = "made by a small demo checkpoint that was trained on a synthetic world"
@@ -54,7 +54,7 @@ class Generation:
 
         Raises:
             Cancelled: the client is gone.
-            bls.CallFailed: a component or the manager answered with an error.
+            calls.CallFailed: a component or the manager answered with an error.
             OSError: the result could not be written (`path`).
         """
         chosen = self.settings.families[self.family]
@@ -73,7 +73,7 @@ class Generation:
             file = self._from_chunks(made) if self.request.window_size else None
         finally:
             self._forget()
-            bls.manager({"action": "release", "id": self.clock.id})
+            calls.manager({"action": "release", "id": self.clock.id})
         if not self.request.window_size:
             self.clock.phase("muxing")
             file = self._file(to_uint8(made))
@@ -111,8 +111,8 @@ class Generation:
         """Let components that keep something for this generation give it back. What is not told is freed when it idles."""
         command = as_json({"operation": "release", "generation": self.clock.id})
         for component in FAMILIES[self.family].stateful:
-            with contextlib.suppress(bls.CallFailed):
-                bls.call(f"{self.family}_{component}", {"command": command}, ["result"])
+            with contextlib.suppress(calls.CallFailed):
+                calls.call(f"{self.family}_{component}", {"command": command}, ["result"])
         return {"result": as_json({})}
 
     def acquire(self) -> None:
@@ -120,7 +120,7 @@ class Generation:
         command = {"action": "acquire", "id": self.clock.id, "family": self.family, "pid": os.getpid()}
         shown = ""
         while True:
-            answer = bls.manager(command)
+            answer = calls.manager(command)
             if answer["state"] == "ready":
                 return
             detail = f"{answer['ahead']} ahead" if answer["state"] == "queued" else ", ".join(answer["missing"])
@@ -152,15 +152,15 @@ class Generation:
         self.clock.check()
         for attempt in range(3):
             try:
-                return bls.call(model, inputs, outputs)
-            except bls.NotLoaded:
+                return calls.call(model, inputs, outputs)
+            except calls.NotLoaded:
                 if attempt == 2:
                     raise
                 phase = self.clock.current
                 self.acquire()
                 self.clock.phase(phase)
-            except bls.Died as error:
-                raise bls.CallFailed(
+            except calls.Died as error:
+                raise calls.CallFailed(
                     f"component {model} died during this generation (killed, or out of memory): {error} "
                     "It is loaded again for the next request."
                 ) from None

@@ -1,5 +1,5 @@
 """MAGI-1, one answer per request."""
 
-from videosdgx.serving.sync_model import SyncModel as TritonPythonModel
+from videosdgx.serving.models.sync import SyncModel as TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

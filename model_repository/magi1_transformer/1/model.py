@@ -1,5 +1,5 @@
 """Holds MAGI-1's transformer, as an engine, and what it keeps for each generation."""
 
-from videosdgx.serving.component import ComponentModel as TritonPythonModel
+from videosdgx.serving.models.component import ComponentModel as TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

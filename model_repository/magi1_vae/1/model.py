@@ -1,5 +1,5 @@
 """Holds MAGI-1's video autoencoder."""
 
-from videosdgx.serving.component import ComponentModel as TritonPythonModel
+from videosdgx.serving.models.component import ComponentModel as TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

@@ -1,5 +1,5 @@
 """Holds Wan 2.1's text encoder (UMT5)."""
 
-from videosdgx.serving.component import ComponentModel as TritonPythonModel
+from videosdgx.serving.models.component import ComponentModel as TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

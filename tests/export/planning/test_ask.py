@@ -1,7 +1,7 @@
 import pytest
 
 from export.planning.ask import Ask, parse_bytes, parse_resolution, requests
-from export.planning.wan21 import VARIANTS
+from export.planning.wan21.clip import VARIANTS
 from videosdgx.families.request import InvalidInput
 
 FAMILIES = {"wan21": VARIANTS}

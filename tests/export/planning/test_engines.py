@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from export.planning.engines import engine_memory
-from export.planning.wan21 import clip_work
+from export.planning.wan21.clip import clip_work
 from export.planning.work import Request
 from videosdgx.artifacts import ArtifactError, Manifest, Memory, Profile, artifact_dir, seal
 from videosdgx.families.wan21.spec import DEMO

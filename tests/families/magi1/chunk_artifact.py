@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from videosdgx.artifacts import Manifest, TensorSpec, seal
-from videosdgx.families.magi1 import graphs
-from videosdgx.families.magi1.transformer import MagiTransformer3DModel
+from videosdgx.families.magi1.engine import graphs
+from videosdgx.families.magi1.network.transformer import MagiTransformer3DModel
 
 
 class _Chunk(nn.Module):

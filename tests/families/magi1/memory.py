@@ -9,7 +9,7 @@ import sys
 import torch
 
 from tests.families.magi1.tiny_pipeline import tiny_pipeline
-from videosdgx.families.magi1.start import FRAMES_PER_CHUNK
+from videosdgx.families.magi1.sampling.start import FRAMES_PER_CHUNK
 
 
 def main() -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from videosdgx.families.magi1.architectures import TRANSFORMERS
-from videosdgx.families.magi1.transformer import MagiTransformer3DModel
+from videosdgx.families.magi1.network.transformer import MagiTransformer3DModel
 
 # Variant: parameters without the scales of the fp8 format, tensors, bytes in memory when loaded in bfloat16.
 FACTS = {

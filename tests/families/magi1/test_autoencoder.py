@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from videosdgx.families.magi1.autoencoder import AutoencoderKLMagi
-from videosdgx.families.magi1.pixels import pixels_to_video, video_to_pixels
-from videosdgx.families.magi1.tiling import Tiles, tiled_decode, tiled_encode
+from videosdgx.families.magi1.network.autoencoder import AutoencoderKLMagi
+from videosdgx.families.magi1.network.pixels import pixels_to_video, video_to_pixels
+from videosdgx.families.magi1.network.tiling import Tiles, tiled_decode, tiled_encode
 
 TINY = {
     "latent_channels": 4,

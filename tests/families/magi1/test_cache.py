@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from videosdgx.families.magi1.cache import CacheMissing, KeyValueCache
+from videosdgx.families.magi1.network.cache import CacheMissing, KeyValueCache
 
 
 def cache_of(slots: int) -> KeyValueCache:

@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 from tests.families.magi1.chunk_artifact import write_chunk_artifact
 from tests.families.magi1.tiny_pipeline import tiny_pipeline
 from videosdgx.artifacts import verify
+from videosdgx.families.magi1.engine.remote import Run
+from videosdgx.families.magi1.engine.stateful import StatefulTransformer, open_transformer
 from videosdgx.families.magi1.generate import NULL_CAPTION, NULL_CAPTION_FILE, generate
-from videosdgx.families.magi1.remote import Run
 from videosdgx.families.magi1.spec import DEMO
-from videosdgx.families.magi1.stateful import StatefulTransformer, open_transformer
 from videosdgx.families.prompts import PromptCache
 from videosdgx.families.request import GenerationRequest
-from videosdgx.prefix import Prefix
+from videosdgx.media.prefix import Prefix
 
 PIPELINE = tiny_pipeline(split_prompts=True)
 

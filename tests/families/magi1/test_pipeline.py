@@ -12,10 +12,10 @@ from PIL import Image
 
 from tests.families.magi1.tiny_pipeline import tiny_pipeline
 from videosdgx.families.magi1.pipeline import MagiPipeline
-from videosdgx.families.magi1.sampler import Done
-from videosdgx.families.magi1.schedule import ChunkSchedule
-from videosdgx.families.magi1.start import start_of
-from videosdgx.video import encode_mp4
+from videosdgx.families.magi1.sampling.sampler import Done
+from videosdgx.families.magi1.sampling.schedule import ChunkSchedule
+from videosdgx.families.magi1.sampling.start import start_of
+from videosdgx.media.video import encode_mp4
 
 SIZE: dict[str, Any] = {"height": 32, "width": 48, "num_inference_steps": 4}
 PROMPT = "a red circle moving right"

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from videosdgx.families.magi1.embeddings import timestep_embedding
+from videosdgx.families.magi1.network.embeddings import timestep_embedding
 
 
 def run(folder: Path, *names: str) -> tuple[int, list[str]]:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from tests.families.magi1.tiny import CONFIG, tiny_transformer
-from videosdgx.families.magi1.cache import CacheMissing
-from videosdgx.families.magi1.guidance import BASE_GUIDANCE, DISTILLED_GUIDANCE, BaseGuidance, DistilledGuidance
-from videosdgx.families.magi1.sampler import ChunkSampler, Conditions, Done, LocalTransformer
-from videosdgx.families.magi1.schedule import CHUNK_WIDTH, ChunkSchedule
+from videosdgx.families.magi1.network.cache import CacheMissing
+from videosdgx.families.magi1.sampling.guidance import BASE_GUIDANCE, DISTILLED_GUIDANCE, BaseGuidance, DistilledGuidance
+from videosdgx.families.magi1.sampling.sampler import ChunkSampler, Conditions, Done, LocalTransformer
+from videosdgx.families.magi1.sampling.schedule import CHUNK_WIDTH, ChunkSchedule
 
 CHANNELS, SIDE = CONFIG["in_channels"], 4
 MODEL = tiny_transformer()

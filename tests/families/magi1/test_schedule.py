@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from videosdgx.families.magi1.guidance import BASE_GUIDANCE, DISTILLED_GUIDANCE, BaseGuidance, guidance_of
-from videosdgx.families.magi1.schedule import ChunkSchedule, KeyRanges, stages, step_size, time_grid
+from videosdgx.families.magi1.sampling.guidance import BASE_GUIDANCE, DISTILLED_GUIDANCE, BaseGuidance, guidance_of
+from videosdgx.families.magi1.sampling.schedule import ChunkSchedule, KeyRanges, stages, step_size, time_grid
 
 
 def test_quarters_of_the_time_grid_are_where_the_guidance_changes() -> None:

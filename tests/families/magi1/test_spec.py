@@ -3,7 +3,7 @@
 import pytest
 
 from videosdgx.families.magi1.architectures import TRANSFORMERS
-from videosdgx.families.magi1.schedule import ChunkSchedule
+from videosdgx.families.magi1.sampling.schedule import ChunkSchedule
 from videosdgx.families.magi1.spec import SPEC
 from videosdgx.families.request import InvalidInput, parse_request
 from videosdgx.families.spec import Variant

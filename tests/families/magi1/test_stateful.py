@@ -13,8 +13,8 @@ import torch
 from tests.families.magi1.chunk_artifact import write_chunk_artifact
 from tests.families.magi1.tiny import tiny_transformer
 from videosdgx.artifacts import verify
-from videosdgx.families.magi1.chunk_engine import open_chunk_engine
-from videosdgx.families.magi1.stateful import StatefulTransformer, open_transformer
+from videosdgx.families.magi1.engine.chunk_engine import open_chunk_engine
+from videosdgx.families.magi1.engine.stateful import StatefulTransformer, open_transformer
 
 FRAMES, HEIGHT, WIDTH = 2, 4, 6
 MODEL = tiny_transformer()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from videosdgx.families.magi1.text import (
+from videosdgx.families.magi1.sampling.text import (
     MagiSpecialTokens,
     SpecialTokenOptions,
     TextConditioning,

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from tests.families.magi1.tiny import CONFIG, GATED, tiny_transformer
-from videosdgx.families.magi1.cache import CacheMissing
-from videosdgx.families.magi1.transformer import MagiTransformer3DModel
+from videosdgx.families.magi1.network.cache import CacheMissing
+from videosdgx.families.magi1.network.transformer import MagiTransformer3DModel
 
 CHUNKS, WIDTH, HEIGHT, TOKENS = 3, 6, 4, 2 * 3 * 2  # of 2 latent frames each, 4 x 6
 

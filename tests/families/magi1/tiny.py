@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from videosdgx.families.magi1.transformer import MagiTransformer3DModel
+from videosdgx.families.magi1.network.transformer import MagiTransformer3DModel
 
 CONFIG: dict[str, Any] = {
     "num_layers": 2,

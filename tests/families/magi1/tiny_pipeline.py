@@ -5,9 +5,9 @@ from transformers import T5Config, T5EncoderModel
 
 from export.demo.text import build_tokenizer
 from tests.families.magi1.tiny import CONFIG, tiny_transformer
-from videosdgx.families.magi1.autoencoder import AutoencoderKLMagi
+from videosdgx.families.magi1.network.autoencoder import AutoencoderKLMagi
 from videosdgx.families.magi1.pipeline import MagiPipeline
-from videosdgx.families.magi1.text import MagiSpecialTokens
+from videosdgx.families.magi1.sampling.text import MagiSpecialTokens
 
 WORDS = ["a", "circle", "moving", "red", "right", "then", "up"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from videosdgx.artifacts import Manifest
-from videosdgx.families.magi1.stateful import open_transformer
+from videosdgx.families.magi1.engine.stateful import open_transformer
 
 
 def _device(manifest: Manifest) -> torch.device:
@@ -48,7 +48,7 @@ class VAE:
     """
 
     def __init__(self, directory: Path, manifest: Manifest):
-        from videosdgx.families.magi1.autoencoder import AutoencoderKLMagi
+        from videosdgx.families.magi1.network.autoencoder import AutoencoderKLMagi
 
         self.manifest = manifest
         self.device = _device(manifest)

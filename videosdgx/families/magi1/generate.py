@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from videosdgx.families.magi1.engine.remote import RemoteTextEncoder, RemoteTransformer, RemoteVAE, Run
 from videosdgx.families.magi1.pipeline import MagiPipeline
-from videosdgx.families.magi1.remote import RemoteTextEncoder, RemoteTransformer, RemoteVAE, Run
+from videosdgx.families.magi1.sampling.text import MagiSpecialTokens, encode_prompt
 from videosdgx.families.magi1.spec import SPLIT_PROMPTS
-from videosdgx.families.magi1.text import MagiSpecialTokens, encode_prompt
 from videosdgx.families.prompts import PromptCache, load_tokenizer
 from videosdgx.families.request import GenerationRequest
 from videosdgx.families.spec import Variant

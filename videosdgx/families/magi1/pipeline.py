@@ -27,19 +27,19 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
-from videosdgx.families.magi1.guidance import guidance_of
-from videosdgx.families.magi1.pixels import pixels_to_video, video_to_pixels
-from videosdgx.families.magi1.sampler import ChunkSampler, Conditions, Done, LocalTransformer, whole_chunks
-from videosdgx.families.magi1.schedule import CHUNK_WIDTH, DEFAULT_SHORTCUT, ChunkSchedule
-from videosdgx.families.magi1.start import FRAMES_PER_LATENT, Source, Start, start_of
-from videosdgx.families.magi1.text import (
+from videosdgx.families.magi1.network.pixels import pixels_to_video, video_to_pixels
+from videosdgx.families.magi1.network.transformer import MagiTransformer3DModel
+from videosdgx.families.magi1.sampling.guidance import guidance_of
+from videosdgx.families.magi1.sampling.sampler import ChunkSampler, Conditions, Done, LocalTransformer, whole_chunks
+from videosdgx.families.magi1.sampling.schedule import CHUNK_WIDTH, DEFAULT_SHORTCUT, ChunkSchedule
+from videosdgx.families.magi1.sampling.start import FRAMES_PER_LATENT, Source, Start, start_of
+from videosdgx.families.magi1.sampling.text import (
     SpecialTokenOptions,
     TextConditioning,
     encode_prompt,
     prompt_of_chunk,
     split_then,
 )
-from videosdgx.families.magi1.transformer import MagiTransformer3DModel
 from videosdgx.families.request import InvalidInput
 
 PIXELS_PER_LATENT = 8

@@ -1,0 +1,1 @@
+"""How far an export is from the unquantized model."""

@@ -1,0 +1,1 @@
+"""The MAGI-1 demo checkpoint: its world, training and judging."""

@@ -1,0 +1,1 @@
+"""The Wan 2.1 demo checkpoint: training and judging."""

@@ -1,0 +1,1 @@
+"""What an export of each family has of its own."""

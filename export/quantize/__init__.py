@@ -1,0 +1,1 @@
+"""FP8 and NVFP4: formats, the layers that hold them, calibration, emulation."""

@@ -1,0 +1,1 @@
+"""One export from checkpoint to artifact: settings, stages, progress."""

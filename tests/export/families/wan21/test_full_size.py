@@ -1,0 +1,213 @@
+"""The path of the published models: layers read as they run, blocks compared, stages resumed. On a tiny checkpoint."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from export import cli
+from export.checkpoint import random_weights, reading
+from export.families.wan21 import policy, streamed
+from export.families.wan21.graph import write_graph
+from export.families.wan21.pipeline import load_transformer
+from export.families.wan21.source import Source, shapes
+from export.graph import weights
+from export.graph.lowering import Build
+from export.graph.tracing import Placeholder
+from export.quantize.calibration import input_maxima
+from export.quantize.linears import Dtypes
+from tests.export.families.wan21.tiny import TINY, random_transformer
+from videosdgx.artifacts import verify
+from videosdgx.families.wan21.architectures import TRANSFORMERS
+
+APP = typer.Typer()
+APP.command()(cli.export)
+SMALL = ["--resolution", "256x256", "--frames", "5"]
+
+
+def export(home: Path, *options: str) -> tuple[int, str]:
+    result = CliRunner().invoke(APP, ["wan21", "--home", str(home), *options])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, " ".join(result.output.replace("│", " ").split())
+
+
+def source(tiny_checkpoint: Path, layers: int | None = None) -> Source:
+    directory = tiny_checkpoint / "transformer"
+    return Source("tiny", directory, reading.config(directory), layers)
+
+
+def test_a_streamed_transformer_equals_the_resident_one(tiny_checkpoint):
+    resident = load_transformer(tiny_checkpoint / "transformer")
+    inputs = {
+        "hidden_states": torch.randn(1, 16, 2, 8, 8),
+        "timestep": torch.tensor([700.0]),
+        "encoder_hidden_states": torch.randn(1, 512, TINY["text_dim"]),
+    }
+    model = streamed.streamed_transformer(source(tiny_checkpoint))
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).sample, resident(**inputs).sample)
+    assert all(parameter.device.type == "meta" for parameter in model.parameters())
+
+
+def test_streamed_calibration_finds_the_maxima_of_the_resident_model(tiny_checkpoint):
+    given = {"hidden_states": torch.randn(1, 16, 2, 8, 8), "timestep": torch.tensor([700.0])}
+    given["encoder_hidden_states"] = torch.randn(1, 512, TINY["text_dim"])
+    own = source(tiny_checkpoint)
+    layers = policy.all_linears(own.config)
+    found = []
+    for model in (load_transformer(tiny_checkpoint / "transformer"), streamed.streamed_transformer(own)):
+        with torch.no_grad():
+            found.append(input_maxima(model, layers, lambda model=model: model(**given)))
+    assert found[0] == found[1] and len(found[0]) == 20
+
+
+def test_random_weights_depend_on_seed_and_name_only():
+    one = random_weights.RandomTensors({"a.weight": (4, 8), "b.weight": (4, 8), "norm.weight": (64,)}, 0)
+    again = random_weights.RandomTensors({"b.weight": (4, 8)}, 0)
+    assert torch.equal(one["b.weight"], again["b.weight"])
+    assert not torch.equal(one["a.weight"], one["b.weight"])
+    assert not torch.equal(one["b.weight"], random_weights.draw("b.weight", (4, 8), 1))
+    assert abs(float(one["norm.weight"].mean()) - 1) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("variant", "parameters"),
+    [("t2v-1.3b", 1_418_996_800), ("t2v-14b", 14_288_491_584), ("i2v-14b-480p", 16_394_878_784)],
+)
+def test_the_published_architectures_have_the_published_counts(variant, parameters):
+    """Counts: spec wan21 section 1."""
+    assert sum(int(np.prod(shape)) for shape in shapes(TRANSFORMERS[variant]).values()) == parameters
+
+
+def test_weights_go_on_where_a_killed_export_stopped(tmp_path):
+    placeholders = [Placeholder(f"{name}.bias", 1, (8,)) for name in "abc"]
+    offsets, size = weights.layout(placeholders)
+    tensors = {f"{name}.bias": torch.full((8,), float(number)) for number, name in enumerate("abc", 1)}
+
+    def stopping():
+        yield "a.bias", {"a.bias": tensors["a.bias"]}
+        journal.flush(path.open("r+b"))
+        yield "b.bias", {"b.bias": tensors["b.bias"]}
+        raise KeyboardInterrupt
+
+    path, journal = tmp_path / "data", weights.Journal(tmp_path / "journal")
+    with pytest.raises(KeyboardInterrupt):
+        weights.write(path, placeholders, offsets, size, stopping(), lambda _: None, journal)
+    second = weights.Journal(tmp_path / "journal")
+    assert second.done == {"a.bias"}
+    rest = ((name, {name: tensors[name]}) for name in tensors if name not in second.done)
+    weights.write(path, placeholders, offsets, size, rest, lambda _: None, second)
+    whole = np.fromfile(path, "float32")
+    assert [whole[offsets[f"{name}.bias"] // 4] for name in "abc"] == [1.0, 2.0, 3.0]
+
+
+def test_a_checkpoint_of_a_published_variant_is_exported_block_by_block(sharded_checkpoint, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    options = ["--variant", "t2v-1.3b", "--target", "sm121", "--checkpoint", str(sharded_checkpoint), *SMALL]
+    code, output = export(tmp_path, *options, "--precision", "fp8", "--resolution", "384x256")
+    assert code == 0, output
+    assert "peak memory" in output and "full-width blocks" in output and "the compiler took" in output
+    manifest = verify(tmp_path / "artifacts/wan21/t2v-1.3b/transformer/fp8-sm121")
+    assert manifest.accuracy["block_cosine"] >= 0.999 and not manifest.random_weights
+    assert manifest.calibration is not None and manifest.calibration.prompts == streamed.PROMPTS
+    assert [profile.name for profile in manifest.profiles] == ["256x256x5", "384x256x5"]
+    small, large = (profile.activation_bytes for profile in manifest.profiles)
+    assert small and large and manifest.memory and manifest.memory.activation_bytes == max(small, large)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "nvfp4"])
+def test_shards_and_one_file_give_the_same_bytes(tiny_checkpoint, sharded_checkpoint, tmp_path, precision):
+    assert len(list((sharded_checkpoint / "transformer").glob("*.safetensors"))) > 2
+    written = []
+    for checkpoint_dir in (tiny_checkpoint, sharded_checkpoint):
+        own = source(checkpoint_dir)
+        build = Build(policy.formats(own.config, precision), Dtypes(torch.bfloat16, torch.bfloat16))
+        directory = tmp_path / checkpoint_dir.parent.name
+        directory.mkdir()
+        maxima = dict.fromkeys(policy.all_linears(own.config), 3.0)
+        write_graph(directory, own, build, maxima, lambda _: None, lambda _: None)
+        written.append({path.name: path.read_bytes() for path in directory.iterdir()})
+    assert written[0] == written[1] and written[0].keys() == {"engine.onnx", "model.onnx.data"}
+
+
+def test_a_rehearsal_says_so_and_lies_beside_the_real_one(tmp_path, monkeypatch):
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setitem(TRANSFORMERS, "i2v-14b-480p", _tiny_image_config())
+    options = ["--variant", "i2v-14b-480p", "--precision", "nvfp4", "--target", "sm121", "--random-weights", *SMALL]
+    code, output = export(tmp_path, *options, "--layers", "2")
+    assert code == 0, output
+    manifest = verify(tmp_path / "artifacts/wan21/i2v-14b-480p/transformer/nvfp4-sm121-2layers")
+    assert manifest.random_weights and any("first 2 of 4 blocks" in remark for remark in manifest.remarks)
+    assert any("block by block" in remark for remark in manifest.remarks)
+    assert any("compiled whole" in remark for remark in manifest.remarks)
+    assert [spec.name for spec in manifest.inputs][-1] == "encoder_hidden_states_image"
+    assert manifest.profiles[0].max["encoder_hidden_states_image"] == [1, 257, 32]
+    assert manifest.accuracy["block_cosine"] >= 0.99
+
+
+def _tiny_image_config() -> dict:
+    config = dict(random_transformer(image_dim=32, added_kv_proj_dim=48, in_channels=36, num_layers=4).config)
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
+def _kill_in(command: list[str], home: Path, stage: str) -> None:
+    """Run an export until `stage` is under way, and have the kernel end it there, its compiler with it."""
+    process = subprocess.Popen([*command, "--home", str(home)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list((home / "work").rglob(f"{stage}-*.partial")):
+        assert process.poll() is None, f"the export ended before {stage}"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list((home / "artifacts").rglob("transformer/*/manifest.json"))
+
+
+def _contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.slow
+def test_a_killed_export_goes_on_and_gives_the_same_bytes(tiny_checkpoint, tmp_path):
+    """Killed in every stage. The compiler numbers its temporaries anew in each run: all but its plan is the same."""
+    pytest.importorskip("tensorrt_rtx")
+    command = [sys.executable, "-c", "from export.cli import export; import typer; typer.run(export)", "wan21"]
+    command += ["--variant", "t2v-1.3b", "--target", "sm121", "--precision", "nvfp4", "--checkpoint", str(tiny_checkpoint)]
+    for stage in ("calibration", "graph", "blocks", "engine"):
+        _kill_in(command, tmp_path / "killed", stage)
+    for home in ("killed", "straight"):
+        assert subprocess.run([*command, "--home", str(tmp_path / home)], stdout=subprocess.DEVNULL).returncode == 0
+    killed, straight = (_contents(tmp_path / home) for home in ("killed", "straight"))
+    assert killed.keys() == straight.keys()
+    changed = {name for name in killed if killed[name] != straight[name]}
+    assert {Path(name).name for name in changed} <= {"engine.plan", "manifest.json"}
+    transformer = "artifacts/wan21/t2v-1.3b/transformer/nvfp4-sm121"
+    one, other = (verify(tmp_path / home / transformer) for home in ("killed", "straight"))
+    assert one.model_copy(update={"files": {}}) == other.model_copy(update={"files": {}})
+    assert one.files["config.json"] == other.files["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--variant", "demo", "--random-weights"], "for the published variants"),
+        (["--variant", "t2v-1.3b", "--layers", "31", "--random-weights"], "--layers is 31, t2v-1.3b has 30"),
+        (["--variant", "t2v-1.3b", "--resolution", "832"], "must be WIDTHxHEIGHT"),
+        (["--variant", "t2v-1.3b", "--resolution", "833x480"], "takes a width that is a multiple of 16"),
+        (["--variant", "t2v-1.3b", "--frames", "80"], "--frames is 80"),
+        (["--variant", "t2v-1.3b", "--precision", "bf16", "--target", "cpu"], "does not compute in bf16"),
+        (["--variant", "t2v-1.3b", "--random-weights", "--checkpoint", "x"], "excludes --checkpoint"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(tmp_path, options, words):
+    code, output = export(tmp_path, *options)
+    assert code == 2 and words in output

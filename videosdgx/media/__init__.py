@@ -1,0 +1,1 @@
+"""Video files: writing them, in one piece or in fragments, and reading what a clip starts from."""

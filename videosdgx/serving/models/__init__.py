@@ -1,0 +1,1 @@
+"""What each `model.py` of the model repository names."""
