@@ -5,7 +5,8 @@ A clip is made in chunks of 24 frames, so its length is open: the limit on frame
 
 from typing import Any
 
-from videosdgx.families.spec import FamilySpec, Range, Variant
+from videosdgx.families import common
+from videosdgx.families.spec import Component, FamilySpec, Input, Port, Range, Variant, by_name
 
 REPOSITORY = "sand-ai/MAGI-1"
 # The official encoder comes as pickles, which are never read. This is the same encoder (Google's T5 v1.1 XXL) as safetensors
@@ -61,26 +62,76 @@ def _official(name: str, width: int, num_inference_steps: int, step_counts: tupl
     )
 
 
+LATENT = (-1, -1, -1, -1, -1)  # batch, channels, frames, height, width
+
+COMPONENTS = (
+    common.t5_text_encoder("videosdgx.families.magi1.components:TextEncoder"),
+    Component(
+        name="transformer",
+        inputs=(
+            Port("command", "BYTES", (1,)),
+            Port("hidden_states", "FP32", LATENT, optional=True),
+            Port("timestep", "FP32", (-1,), optional=True),
+            Port("encoder_hidden_states", "FP32", (-1, -1), optional=True),
+        ),
+        outputs=(Port("result", "BYTES", (1,)), Port("velocity", "FP32", LATENT)),
+        opener="videosdgx.families.magi1.engine.stateful:open_transformer",
+        engine=common.TRANSFORMER_PRECISIONS,
+        stateful=True,
+        about="A command says what is to be done, and for which generation: see videosdgx/families/magi1/engine/stateful.py.",
+    ),
+    Component(
+        name="vae",
+        inputs=(Port("latents", "FP32", LATENT, optional=True), Port("video", "FP32", LATENT, optional=True)),
+        outputs=(Port("video", "FP32", LATENT), Port("latents", "FP32", LATENT)),
+        opener="videosdgx.families.magi1.components:VAE",
+        torch={"cpu": "fp32", "sm121": "fp32"},
+        about="Latents are decoded, a video is encoded: one of the two is given.",
+    ),
+)
+
+# Guidance and a negative prompt are left out: guidance belongs to the weights.
+INPUTS = (
+    common.PROMPT,
+    common.WIDTH,
+    common.HEIGHT,
+    common.NUM_FRAMES,
+    common.DURATION,
+    common.FPS,
+    common.SEED,
+    common.STEPS,
+    Input(
+        "window_size",
+        "INT32",
+        "chunks in work at once; more of them mean fewer steps for the whole clip",
+        limits="must divide num_inference_steps",
+        low=1,
+        high=WINDOW_SIZE,
+    ),
+    Input("image", "BYTES", "PNG or JPEG that is the first frame", file=True),
+    Input(
+        "video", "BYTES", "video that the clip continues", limits="shorter than the clip; not together with image", file=True
+    ),
+    common.RESPONSE_FORMAT,
+)
+
 SPEC = FamilySpec(
     name="magi1",
     title="MAGI-1",
-    components={
-        "text_encoder": ("last_hidden_state",),
-        "transformer": ("result", "velocity"),
-        "vae": ("video", "latents"),
-    },
     default_precision="nvfp4",
-    precisions=("fp16", "bf16", "fp8", "nvfp4"),
-    variants={
-        "demo": DEMO,
-        "4.5b-base": _official("4.5b-base", 720, 64),
-        # The official examples keep 64 steps with these weights, for which 16 are enough.
-        "4.5b-distill": _official("4.5b-distill", 720, 16, DISTILLED_STEPS),
-        "4.5b-distill-fp8": _official("4.5b-distill-fp8", 720, 16, DISTILLED_STEPS),
-        "24b-base": _official("24b-base", 1280, 32),
-        "24b-distill": _official("24b-distill", 1280, 16, DISTILLED_STEPS),
-        "24b-distill-fp8": _official("24b-distill-fp8", 1280, 16, DISTILLED_STEPS),
-    },
-    stateful=("transformer",),
-    entry="generate",
+    components=by_name(COMPONENTS),
+    inputs=by_name(INPUTS),
+    generate="videosdgx.families.magi1.generate:generate",
+    variants=by_name(
+        (
+            DEMO,
+            _official("4.5b-base", 720, 64),
+            # The official examples keep 64 steps with these weights, for which 16 are enough.
+            _official("4.5b-distill", 720, 16, DISTILLED_STEPS),
+            _official("4.5b-distill-fp8", 720, 16, DISTILLED_STEPS),
+            _official("24b-base", 1280, 32),
+            _official("24b-distill", 1280, 16, DISTILLED_STEPS),
+            _official("24b-distill-fp8", 1280, 16, DISTILLED_STEPS),
+        )
+    ),
 )
