@@ -21,7 +21,7 @@ from export.demo.magi1 import judge, train_vae, world
 from export.demo.magi1.judge import Verdict
 from export.demo.magi1.world import CHUNK_FRAMES, Story
 from export.demo.world import Floats
-from export.families.magi1.verify import run_by_engine
+from export.families.magi1.pipeline import by_engine
 from videosdgx.artifacts import verify
 from videosdgx.families.magi1.pipeline import MagiPipeline
 
@@ -109,7 +109,7 @@ def evaluate(
     torch.set_num_threads(1)
     pipe = load_magi1(checkpoint)
     plain = [story for story in unseen_stories(2 * continued) if len(story.motions) == 1]
-    with run_by_engine(pipe, engine, verify(engine), threads=1) if engine else nullcontext():
+    with by_engine(pipe, engine, verify(engine), threads=1) if engine else nullcontext():
         began = time.monotonic()
         result = judge.success(judge_all(pipe, unseen_stories(clips), steps))
         seconds = (time.monotonic() - began) / clips

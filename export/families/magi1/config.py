@@ -1,5 +1,6 @@
 """What shapes MAGI-1's transformer."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,7 @@ class MagiConfig:
         return self.in_channels // 2 if self.half_channel_vae else self.in_channels
 
     @classmethod
-    def from_dict(cls, config: dict[str, Any]) -> "MagiConfig":
+    def from_dict(cls, config: Mapping[str, Any]) -> "MagiConfig":
         """From the content of config.json; entries that do not shape the network are left out."""
         return cls(**{name: config[name] for name in cls.__dataclass_fields__ if name in config})
 

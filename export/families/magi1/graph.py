@@ -9,11 +9,11 @@ from onnx.helper import make_tensor_value_info
 from torch import nn
 from torch.export import Dim
 
+from export.checkpoint.source import Source
 from export.families.magi1.config import CHUNK_FRAMES, PATCH, MagiConfig, block_name
 from export.families.magi1.constants import MADE_FROM, constants
 from export.families.magi1.lowered import Block, LoweredMagiTransformer
 from export.families.magi1.lowered_text import LoweredMagiText
-from export.families.magi1.source import Source
 from export.graph import weights, writing
 from export.graph.lowering import Build
 from export.graph.tracing import Piece, Skeleton, alone, assemble, trace

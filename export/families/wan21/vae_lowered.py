@@ -38,7 +38,7 @@ class VaeConfig:
     patch_size: int | None = None
 
     @classmethod
-    def from_dict(cls, config: dict[str, Any]) -> "VaeConfig":
+    def from_dict(cls, config: Mapping[str, Any]) -> "VaeConfig":
         """From the content of config.json; entries that do not shape the decoder are left out."""
         known = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
         for name in ("dim_mult", "temperal_downsample"):
