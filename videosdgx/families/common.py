@@ -44,4 +44,7 @@ def t5_text_encoder(opener: str) -> Component:
 
 
 # What an engine of a transformer can compute in: ONNX Runtime has no bf16 on a CPU.
-TRANSFORMER_PRECISIONS: dict[Target, tuple[str, ...]] = {"cpu": ("fp16", "fp8", "nvfp4"), "sm121": ("fp16", "bf16", "fp8", "nvfp4")}
+TRANSFORMER_PRECISIONS: dict[Target, tuple[str, ...]] = {
+    "sm121": ("fp16", "bf16", "fp8", "nvfp4"),
+    "cpu": ("fp16", "fp8", "nvfp4"),
+}
