@@ -32,7 +32,7 @@ def export(recipe: Recipe, settings: Settings, report: Report) -> Path:
     torch.set_num_threads(job.threads or torch.get_num_threads())
     with report.step("checkpoint") as step:
         step.note(_prepare(job))
-    if not settings.fresh and is_current(job):
+    if is_current(job) and not settings.fresh:
         report.console.print(f"already there, made from the same settings: {job.directory}", soft_wrap=True)
         return job.directory
     with job.workshop.locked():
@@ -63,12 +63,13 @@ def _prepare(job: Job) -> str:
 
 def is_current(job: Job) -> bool:
     """Whether the artifact is there, whole, and made from the same settings with at least as many clips compared."""
+    wanted = job.fingerprint()
     try:
         found = artifacts.verify(job.directory)
     except artifacts.ArtifactError:
         return False
     enough = not (job.is_demo and job.recipe.whole) or found.accuracy.get("clips", 0) >= job.settings.clips
-    return found.recipe == job.fingerprint() and enough
+    return found.recipe == wanted and enough
 
 
 def measure(job: Job) -> tuple[dict[str, float], Path]:

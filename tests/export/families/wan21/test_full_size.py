@@ -197,7 +197,7 @@ def test_a_killed_export_goes_on_and_gives_the_same_bytes(tiny_checkpoint, tmp_p
         (["--variant", "t2v-1.3b", "--layers", "31", "--random-weights"], "--layers is 31, t2v-1.3b has 30"),
         (["--variant", "t2v-1.3b", "--resolution", "832"], "must be WIDTHxHEIGHT"),
         (["--variant", "t2v-1.3b", "--resolution", "833x480"], "width is 833, it must be a multiple of 16"),
-        (["--variant", "t2v-1.3b", "--frames", "80"], "--frames is 80"),
+        (["--variant", "t2v-1.3b", "--frames", "80"], "frames is 80, it must be 4k+1"),
         (["--variant", "t2v-1.3b", "--precision", "bf16", "--target", "cpu"], "does not compute in bf16"),
         (["--variant", "t2v-1.3b", "--random-weights", "--checkpoint", "x"], "excludes --checkpoint"),
     ],
