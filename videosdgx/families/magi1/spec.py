@@ -122,6 +122,12 @@ SPEC = FamilySpec(
     components=by_name(COMPONENTS),
     inputs=by_name(INPUTS),
     generate="videosdgx.families.magi1.generate:generate",
+    examples=(
+        "a red circle moving right then up on a teal background",
+        "a white square moving down on a purple background",
+        "a yellow triangle moving left then down on a black background",
+        "a green circle moving up then right on a gray background",
+    ),
     variants=by_name(
         (
             DEMO,

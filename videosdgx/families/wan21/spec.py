@@ -91,6 +91,12 @@ SPEC = FamilySpec(
     components=by_name(COMPONENTS),
     inputs=by_name(INPUTS),
     generate="videosdgx.families.wan21.pipeline:generate",
+    examples=(
+        "a red circle moving right on a teal background",
+        "a white square growing on a purple background",
+        "a yellow triangle moving up on a black background",
+        "a blue square moving left on a gray background",
+    ),
     variants=by_name(
         (
             DEMO,
