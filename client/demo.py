@@ -1,7 +1,7 @@
 """`make demo`: from a checkpoint to a video on this machine, with the commands that a person would type.
 
-python -m client.demo                                         # every family in turn: outputs/wan21.mp4, its frames in a .png, ...
-python -m client.demo magi1 --picture docs/magi1_demo.png     # several prompts in one picture
+python -m client.demo                                       # each family in turn: outputs/wan21.mp4, its frames in a .png, ...
+python -m client.demo magi1 --picture docs/magi1_demo.png   # several prompts in one picture
 """
 
 import argparse

@@ -31,22 +31,17 @@ def export(recipe: Recipe, settings: Settings, report: Report) -> Path:
     job = Job(recipe, settings, report)
     torch.set_num_threads(job.threads or torch.get_num_threads())
     with report.step("checkpoint") as step:
-        step.note(_prepare(job))
+        step.note(prepare(job))
     if is_current(job) and not settings.fresh:
         report.console.print(f"already there, made from the same settings: {job.directory}", soft_wrap=True)
         return job.directory
     with job.workshop.locked():
         accuracy, graph = measure(job)
-        files, memory, profiles = compile_all(job, graph) if settings.target != "cpu" else _for_cpu(job, graph)
-        with artifacts.building(job.directory) as partial:
-            for name, path in files.items():
-                place(path, partial / name)
-            (partial / "config.json").write_text(json.dumps(job.source.exported_content, indent=2, sort_keys=True) + "\n")
-            artifacts.seal(partial, manifest(job, accuracy, memory, profiles))
+        write_artifact(job, accuracy, graph)
     return job.directory
 
 
-def _prepare(job: Job) -> str:
+def prepare(job: Job) -> str:
     """Find the checkpoint; with a main engine, export the parts that are beside it. Says what was done."""
     if job.checkpoint is None:
         return "random weights: no checkpoint is read"
@@ -119,6 +114,16 @@ def write_graph(job: Job, maxima: Mapping[str, float], dtypes: Dtypes) -> Path:
         size = sum((directory / engine.files.data).stat().st_size for engine in job.recipe.engines(job))
         step.note(note(f"{len(job.formats)} layers in {job.settings.precision}, {size / 1e6:.1f} MB", known))
     return directory
+
+
+def write_artifact(job: Job, accuracy: dict[str, float], graph: Path) -> None:
+    """Compile the graphs, or take them as they are for ONNX Runtime, and put the artifact in its place, whole."""
+    files, memory, profiles = compile_all(job, graph) if job.settings.target != "cpu" else _for_cpu(job, graph)
+    with artifacts.building(job.directory) as partial:
+        for name, path in files.items():
+            place(path, partial / name)
+        (partial / "config.json").write_text(json.dumps(job.source.exported_content, indent=2, sort_keys=True) + "\n")
+        artifacts.seal(partial, manifest(job, accuracy, memory, profiles))
 
 
 def _for_cpu(job: Job, graph: Path) -> tuple[dict[str, Path], Memory, list[Profile]]:

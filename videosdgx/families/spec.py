@@ -167,8 +167,8 @@ class Input:
 class FamilySpec:
     """A family: its name in Triton, and everything in it.
 
-    `default_precision` is that of its engines; `generate` is the function that makes a clip, as `module:function`. `examples` are
-    prompts that its demo knows and that differ in every respect; `make demo` shows the first.
+    `default_precision` is that of its engines; `generate` is the function that makes a clip, as `module:function`.
+    `examples` are prompts that its demo knows and that differ in every respect; `make demo` shows the first.
     """
 
     name: str
