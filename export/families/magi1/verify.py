@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -167,13 +168,25 @@ def against_simulation(
     return layerwise | {"relative_error_simulation_whole": float(np.median(whole))}
 
 
+class _OwnTransformer(RemoteTransformer):
+    """Stands for a component of this process: after each clip nobody else releases what is kept for it."""
+
+    def __init__(self, component: StatefulTransformer, config: Mapping[str, Any], null_caption: Tensor) -> None:
+        super().__init__(component.run, config, null_caption, "verify")
+        self._component = component
+
+    def release(self) -> None:
+        """Drop the clip's keys and values."""
+        self._component.release("verify")
+
+
 @contextmanager
 def run_by_engine(pipe: MagiPipeline, graph: Path, manifest: Manifest, threads: int) -> Iterator[None]:
     """Inside, the graphs in the folder `graph` on ONNX Runtime stand for the pipeline's transformer, as in serving."""
     own = pipe.transformer
     component = StatefulTransformer(OnnxChunkEngine(graph, threads), manifest)
     null_caption = own.y_embedder.null_caption_embedding.detach()
-    pipe.register_modules(transformer=RemoteTransformer(component.run, dict(own.config), null_caption, "verify"))
+    pipe.register_modules(transformer=_OwnTransformer(component, dict(own.config), null_caption))
     try:
         yield
     finally:
