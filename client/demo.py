@@ -14,6 +14,7 @@ from pathlib import Path
 from client.contact_sheet import draw, read_clip, save
 from client.errors import ClientError
 from client.local_server import local_server, program
+from videosdgx.families import FAMILIES
 from videosdgx.home import CHECKOUT
 
 OUTPUTS = CHECKOUT / "outputs"
@@ -26,7 +27,6 @@ class Demo:
     `options` are more options of `videosdgx generate`.
     """
 
-    precision: str
     seed: int
     prompts: tuple[str, ...]
     options: tuple[str, ...] = ()
@@ -34,7 +34,6 @@ class Demo:
 
 DEMOS = {
     "wan21": Demo(
-        precision="fp8",
         seed=7,
         prompts=(
             "a red circle moving right on a teal background",
@@ -44,7 +43,6 @@ DEMOS = {
         ),
     ),
     "magi1": Demo(
-        precision="nvfp4",
         seed=7,
         prompts=(
             "a red circle moving right then up on a teal background",
@@ -79,7 +77,7 @@ def show(wanted: Mapping[str, tuple[str, ...]]) -> dict[str, list[Path]]:
     """
     options = ["--target", "cpu"]
     for family in wanted:
-        precision = DEMOS[family].precision
+        precision = FAMILIES[family].default_precision
         run("export", family, "--variant", "demo", "--precision", precision, "--target", "cpu")
         options += ["--family", family, "--precision", f"{family}={precision}", "--variant", f"{family}=demo"]
     OUTPUTS.mkdir(exist_ok=True)
