@@ -16,7 +16,7 @@ from export.checkpoint import reading
 from export.run.errors import ExportError, require_space
 from export.run.stages import digest
 from export.run.versions import versions
-from videosdgx.artifacts import ArtifactError, Manifest, Memory, Target, artifact_dir, building, seal, verify
+from videosdgx.artifacts import CONFIG, PIPELINE, ArtifactError, Manifest, Memory, Target, artifact_dir, building, seal, verify
 from videosdgx.families.spec import FamilySpec
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -127,7 +127,7 @@ def export_pipeline(
             raise ExportError(f"{source / needed} is missing: a checkpoint must be in diffusers' layout")
     content = {str(path.relative_to(source)): path.read_bytes() for path in files} | dict(extra)
     recipe = digest({"files": {name: data.hex() for name, data in content.items()}, "target": target})
-    directory = artifact_dir(home, spec.name, variant, "pipeline", "config", target)
+    directory = artifact_dir(home, spec.name, variant, PIPELINE, CONFIG, target)
     if _is_current(directory, recipe):
         return False
     with building(directory) as partial:
@@ -140,8 +140,8 @@ def export_pipeline(
             Manifest(
                 family=spec.name,
                 variant=variant,
-                component="pipeline",
-                precision="config",
+                component=PIPELINE,
+                precision=CONFIG,
                 target=target,
                 runtime="none",
                 versions=versions("diffusers", "transformers"),

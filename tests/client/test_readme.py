@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from client.readme import BEGIN, END, with_table
 from tests.conftest import Server
+from videosdgx.families import FAMILIES
 from videosdgx.home import CHECKOUT
 
 TEXT = (CHECKOUT / "README.md").read_text()
@@ -19,6 +21,21 @@ BLOCKS = re.findall(r"^```(python|bash)\n(.*?)^```", TEXT, re.MULTILINE | re.DOT
 def test_links_lead_to_files() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
         assert "://" in target or (CHECKOUT / target).exists(), target
+
+
+def test_the_table_of_inputs_is_as_the_families_say() -> None:
+    assert with_table(TEXT) == TEXT, "write it anew: python -m client.readme"
+    table = TEXT[TEXT.index(BEGIN) : TEXT.index(END)]
+    for family in FAMILIES.values():
+        for name in family.inputs:
+            rows = [line for line in table.splitlines() if line.startswith(f"| `{name}` |")]
+            assert sum(f"`{family.name}`" in row or row.endswith("| all |") for row in rows) == 1, (family.name, name)
+
+
+def test_a_changed_table_is_mended_and_one_without_marks_is_named() -> None:
+    assert with_table(TEXT.replace("how closely to follow", "hwo clsoely")) == TEXT
+    with pytest.raises(ValueError, match="must have the marks"):
+        with_table(TEXT.replace(END, ""))
 
 
 def test_both_languages_are_shown() -> None:

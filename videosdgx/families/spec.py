@@ -4,8 +4,10 @@ Serving, export, planning, the client, the command line, the model repository an
 input, variant or precision that is in none of them is an error everywhere.
 """
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Literal, Protocol, TypeVar
 
 from videosdgx.artifacts import Target
@@ -41,6 +43,22 @@ def by_name(items: Iterable[_N]) -> dict[str, _N]:
     return found
 
 
+def load(place: str) -> Any:
+    """What a table names as `module:name`. The module is imported now, and with it perhaps torch.
+
+    Raises:
+        ImportError, AttributeError: there is no such module, or no such name in it.
+    """
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Such as `, did you mean width?` for a name that is not known; empty if no known name is like it."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.65)
+    return f", did you mean {near[0]}?" if near else ""
+
+
 @dataclass(frozen=True)
 class Range:
     """The values from `low` to `high` (both included) that are multiples of `step` counted from `low`."""
@@ -49,7 +67,7 @@ class Range:
     high: int
     step: int = 1
 
-    def __contains__(self, value: int) -> bool:
+    def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high and (value - self.low) % self.step == 0
 
     def __str__(self) -> str:
@@ -147,6 +165,7 @@ class Input:
         file: whether it is the content of a file, of which the command takes the name.
         option: the command's option, where that is not the name with dashes.
         required: whether a request must have it.
+        default: what a request has that does not give it, where no variant says that.
     """
 
     name: str
@@ -160,7 +179,35 @@ class Input:
     file: bool = False
     option: str = ""
     required: bool = False
+    default: str | float | None = None
     dims: tuple[int, ...] = (1,)
+
+    @property
+    def is_number(self) -> bool:
+        """Whether its values are numbers."""
+        return self.datatype not in ("BYTES", "BOOL")
+
+    @property
+    def is_list(self) -> bool:
+        """Whether a request may give any number of values."""
+        return self.dims == (-1,)
+
+    @property
+    def allowed(self) -> str:
+        """All its limits in words, such as `0 to 30`; empty if it has none."""
+        words = [self.limits] if self.limits else []
+        if self.most_characters is not None:
+            words.insert(0, f"at most {self.most_characters} characters")
+        if self.choices:
+            words.insert(0, ", ".join(self.choices))
+        if self.low is not None and self.high is not None:
+            words.insert(0, f"{plain(self.low)} to {plain(self.high)}")
+        return "; ".join(words)
+
+
+def plain(number: float) -> str:
+    """Whole numbers with all their digits, others as short as they can be."""
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 @dataclass(frozen=True)
@@ -205,7 +252,7 @@ class FamilySpec:
         Raises:
             ValueError: there is no such variant, or something of it is not built yet.
         """
-        variant: Variant = self._one_of("variant", name, self.usable_variants | dict(self.variants))
+        variant: Variant = self._one_of("variant", name, self.variants)
         if variant.lacks:
             raise ValueError(f"variant {name!r} of {self.name} cannot be used yet: {variant.lacks}")
         return variant
@@ -220,3 +267,12 @@ class FamilySpec:
             offered = [one for one, item in known.items() if not getattr(item, "lacks", "")]
             raise ValueError(f"unknown {what} {name!r} of {self.name}; there are: {', '.join(offered)}")
         return known[name]
+
+
+def inputs_by_name(families: Iterable[FamilySpec]) -> dict[str, dict[Input, list[str]]]:
+    """Every input of some families by its name, in each form that it has there, with the names of the families."""
+    found: dict[str, dict[Input, list[str]]] = {}
+    for family in families:
+        for name, one in family.inputs.items():
+            found.setdefault(name, {}).setdefault(one, []).append(family.name)
+    return found

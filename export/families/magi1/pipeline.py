@@ -186,7 +186,9 @@ def by_engine(pipe: MagiPipeline, graph: Path, manifest: Manifest, threads: int)
     own = pipe.transformer
     component = StatefulTransformer(OnnxChunkEngine(graph, threads), manifest)
     null_caption = own.y_embedder.null_caption_embedding.detach()
-    pipe.register_modules(transformer=RemoteTransformer(component.run, dict(own.config), null_caption, "verify"))
+    release = partial(component.release, "verify")  # after each clip: the next one begins with nothing
+    remote = RemoteTransformer(component.run, dict(own.config), null_caption, "verify", release)
+    pipe.register_modules(transformer=remote)
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 A clip is made in chunks of 24 frames, so its length is open: the limit on frames only keeps a request from taking a day.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from videosdgx.families import common
@@ -65,7 +66,7 @@ def _official(name: str, width: int, num_inference_steps: int, step_counts: tupl
 LATENT = (-1, -1, -1, -1, -1)  # batch, channels, frames, height, width
 
 COMPONENTS = (
-    common.t5_text_encoder("videosdgx.families.magi1.components:TextEncoder"),
+    common.t5_text_encoder("videosdgx.families.parts:open_t5"),
     Component(
         name="transformer",
         inputs=(
@@ -95,22 +96,29 @@ INPUTS = (
     common.PROMPT,
     common.WIDTH,
     common.HEIGHT,
-    common.NUM_FRAMES,
+    replace(common.NUM_FRAMES, limits=f"{common.BY_VARIANT}; what the clip begins with counts"),
     common.DURATION,
-    common.FPS,
+    replace(common.FPS, limits="the network always moves things as at 24"),
     common.SEED,
-    common.STEPS,
+    replace(
+        common.STEPS,
+        limits=f"a multiple of 4 and of window_size; distilled variants take {', '.join(map(str, DISTILLED_STEPS))}",
+    ),
     Input(
         "window_size",
         "INT32",
-        "chunks in work at once; more of them mean fewer steps for the whole clip",
-        limits="must divide num_inference_steps",
+        "chunks in work at once (usually 4); more of them mean fewer steps for the whole clip",
+        limits="divides num_inference_steps",
         low=1,
         high=WINDOW_SIZE,
     ),
-    Input("image", "BYTES", "PNG or JPEG that is the first frame", file=True),
+    common.IMAGE,
     Input(
-        "video", "BYTES", "video that the clip continues", limits="shorter than the clip; not together with image", file=True
+        "video",
+        "BYTES",
+        "video that the clip continues; the network sees its last 4 seconds",
+        limits="shorter than the clip; not together with image",
+        file=True,
     ),
     common.RESPONSE_FORMAT,
 )

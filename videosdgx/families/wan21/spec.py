@@ -1,7 +1,7 @@
 """Wan 2.1's facts: variants, defaults, limits (sources: the official repository's configurations, diffusers 0.42.1)."""
 
 from videosdgx.families import common
-from videosdgx.families.spec import Component, FamilySpec, Input, Port, Range, Variant, by_name
+from videosdgx.families.spec import Component, FamilySpec, Port, Range, Variant, by_name
 
 # The official code passes its (Chinese) list of defects when no negative prompt is given; this names the same defects.
 NEGATIVE_PROMPT = (
@@ -47,7 +47,7 @@ def _official(name: str, repository: str, lacks: str = "", **changes: float) -> 
 LATENT = (-1, -1, -1, -1, -1)  # batch, channels, frames, height, width
 
 COMPONENTS = (
-    common.t5_text_encoder("videosdgx.families.wan21.components:TextEncoder"),
+    common.t5_text_encoder("videosdgx.families.parts:open_umt5"),
     Component(
         name="transformer",
         inputs=(
@@ -80,7 +80,7 @@ INPUTS = (
     common.SEED,
     common.STEPS,
     common.GUIDANCE_SCALE,
-    Input("image", "BYTES", "PNG or JPEG to start from", limits="variants that start from an image", file=True),
+    common.IMAGE,
     common.RESPONSE_FORMAT,
 )
 
