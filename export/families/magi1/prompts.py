@@ -9,7 +9,6 @@ from export.quantize.prompts import GENERAL
 # What a published checkpoint is calibrated on, in small, short runs.
 PUBLISHED_CALIBRATION = GENERAL[:2]
 DEMO_CALIBRATION = 4  # prompts; spread evenly over the combinations that training saw
-_CHUNKS = 4
 
 
 def calibration_prompts(_: str = "demo") -> list[str]:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from export.planning import plan as planning
 from export.planning.cli import plan
 from export.planning.report import duration
+from export.planning.wan21.transformer import TOKEN_BYTES
 
 APP = typer.Typer()
 APP.command()(plan)
@@ -32,6 +33,7 @@ def test_tables_and_what_they_rest_on(tmp_path):
     for text in ("wan21:demo:fp8", "What fits into 112 GB", "Parts of a clip", "all at work", "text_encoder bf16"):
         assert text in printed
     assert "Nothing here was measured on a Spark" in printed
+    assert f"tokens x {TOKEN_BYTES} x width bytes" in " ".join(printed.split())  # the formula that is computed
     assert "40%" in printed and "reserve of 16 GB" in printed and "273 GB/s" in printed
 
 
