@@ -36,8 +36,7 @@ def _expected(source: Source, index: int, given: BlockInputs) -> np.ndarray:
     own = {name.removeprefix(prefix): source.tensors[name].float() for name in source.tensors if name.startswith(prefix)}
     block.load_state_dict(own, assign=True)
     x, condition, cos, sin, text_kv, past = (torch.from_numpy(part) for part in given.values())
-    rotary = (cos[:, 0], sin[:, 0])
-    result: np.ndarray = block(x, condition[:, None], rotary, text_kv[None], past[None])[0].numpy()
+    result: np.ndarray = block(x, condition, (cos, sin), text_kv, past)[0].numpy()
     return result
 
 

@@ -65,10 +65,9 @@ def _recorded(model: MagiTransformer3DModel, indices: Sequence[int], seen: dict[
     def hook(index: int) -> Callable[..., None]:
         def record(_: nn.Module, given: tuple[Any, ...]) -> None:
             x, condition, (cos, sin), text_kv, past = given[:5]
-            if index in seen or past is None or not past.shape[1]:
+            if index in seen or past is None or not len(past):
                 return
-            parts = {"x": x, "condition": condition[0], "cos": cos[:, None], "sin": sin[:, None]}
-            parts |= {"text_kv": text_kv[0], "past_kv": past[0]}
+            parts = {"x": x, "condition": condition, "cos": cos, "sin": sin, "text_kv": text_kv, "past_kv": past}
             seen[index] = {name: part.float().numpy().copy() for name, part in parts.items()}
 
         return record
