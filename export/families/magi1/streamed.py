@@ -52,10 +52,9 @@ def streamed_transformer(source: Source) -> MagiTransformer3DModel:
 def given(arguments: tuple[Any, ...]) -> dict[str, Tensor] | None:
     """What a block's graph is given, from the arguments of the model's block; None for a chunk that sees none before it."""
     x, condition, (cos, sin), text_kv, past = arguments[:5]
-    if past is None or not past.shape[1]:
+    if past is None or not len(past):
         return None
-    parts = {"x": x, "condition": condition[0], "cos": cos[:, None], "sin": sin[:, None]}
-    return parts | {"text_kv": text_kv[0], "past_kv": past[0]}
+    return {"x": x, "condition": condition, "cos": cos, "sin": sin, "text_kv": text_kv, "past_kv": past}
 
 
 def block(config: MagiConfig) -> MagiTransformerBlock:
@@ -75,9 +74,8 @@ def block(config: MagiConfig) -> MagiTransformerBlock:
 
 def run_block(own: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     """What the model's block makes of the inputs of the block's graph."""
-    rotary = (inputs["cos"][:, 0], inputs["sin"][:, 0])
-    text_kv, past = inputs["text_kv"][None], inputs["past_kv"][None]
-    result: Tensor = own(inputs["x"], inputs["condition"][:, None], rotary, text_kv, past)[0]
+    rotary = (inputs["cos"], inputs["sin"])
+    result: Tensor = own(inputs["x"], inputs["condition"], rotary, inputs["text_kv"], inputs["past_kv"])[0]
     return result
 
 
