@@ -186,7 +186,7 @@ class Batch:
 
 
 def schedule(progress: Tensor) -> Tensor:
-    """Time of a chunk at `progress` 0..1 through its steps (spec: magi1, section 6.1)."""
+    """Time of a chunk at `progress` 0..1 through its steps (docs/specs/magi1.md, section 6.1)."""
     square = progress.square()
     return square / (3 - 2 * square)
 

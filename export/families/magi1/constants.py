@@ -14,7 +14,7 @@ MADE_FROM = ("y_embedder.null_caption_embedding", "y_embedder.y_proj_adaln.0.wei
 def constants(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The sinusoid's frequencies [128] and the two flags [2, c] ("has text" first), fp32, for a checkpoint's tensors.
 
-    A flag is a projection of one of the last two rows of the null caption (spec: magi1, section 3.4).
+    A flag is a projection of one of the last two rows of the null caption (docs/specs/magi1.md, section 3.4).
     """
     table, weight, bias = (tensors[name].float() for name in MADE_FROM)
     return {

@@ -1,8 +1,8 @@
-"""Published times of Wan 2.1, official code in bf16 (spec wan21 section 9)."""
+"""Published times of Wan 2.1, official code in bf16 (docs/specs/wan21.md, section 9)."""
 
 from export.planning.published import Published
 
-_BOUND = "Spark, by arithmetic"  # spec: the same count at an assumed 60 to 100 TFLOP/s in bf16, nothing measured
+_BOUND = "Spark, by arithmetic"  # the specification: the same count at an assumed 60 to 100 TFLOP/s in bf16, nothing measured
 
 FIGURES = (
     Published("t2v-1.3b", 832, 480, 81, 50, "RTX 4090, offloading", (261.4, 261.4), 8.19),

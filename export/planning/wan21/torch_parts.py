@@ -1,6 +1,6 @@
 """The work of the parts of Wan 2.1 that run in PyTorch, counted on their real modules on the meta device.
 
-Configurations of the published parts: spec wan21 section 1; the diffusers defaults of `AutoencoderKLWan` are Wan 2.1's.
+Configurations of the published parts: docs/specs/wan21.md, section 1; diffusers' defaults of `AutoencoderKLWan` are Wan's.
 """
 
 from functools import cache

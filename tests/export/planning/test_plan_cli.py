@@ -91,7 +91,7 @@ def test_published_figures_are_beside_the_estimate(tmp_path):
     assert facts["measured_on_a_spark"] is False
     h100 = next(figure for figure in facts["published"] if figure["machine"] == "H100/H800")
     assert h100["seconds"] == [1837.9, 1837.9]
-    # Spec wan21 section 9, by a count that is a few percent higher: 370 TFLOP/s.
+    # docs/specs/wan21.md, section 9, by a count that is a few percent higher: 370 TFLOP/s.
     assert h100["flops_per_second"][0] == pytest.approx(370e12, rel=0.06)
     estimates = h100["spark_estimate_seconds"]
     assert estimates["bf16"] > estimates["fp8"] > estimates["nvfp4"] > h100["seconds"][0]

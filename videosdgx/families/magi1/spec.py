@@ -1,4 +1,4 @@
-"""MAGI-1's facts: variants, defaults, limits (spec: magi1, section 1).
+"""MAGI-1's facts: variants, defaults, limits (docs/specs/magi1.md, section 1).
 
 A clip is made in chunks of 24 frames, so its length is open: the limit on frames only keeps a request from taking a day.
 """

@@ -19,7 +19,7 @@ from tests.export import exports
 from videosdgx.families.magi1.architectures import TRANSFORMERS
 from videosdgx.families.magi1.spec import REPOSITORY, TEXT_ENCODER_REPOSITORY
 
-# Specification magi1, section 2.
+# docs/specs/magi1.md, section 2.
 WEIGHTS = {
     "4.5b-base": "4.5B_base/inference_weight",
     "4.5b-distill": "4.5B_distill/inference_weight.distill",

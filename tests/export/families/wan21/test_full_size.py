@@ -78,7 +78,7 @@ def test_random_weights_depend_on_seed_and_name_only():
     [("t2v-1.3b", 1_418_996_800), ("t2v-14b", 14_288_491_584), ("i2v-14b-480p", 16_394_878_784)],
 )
 def test_the_published_architectures_have_the_published_counts(variant, parameters):
-    """Counts: spec wan21 section 1."""
+    """Counts: docs/specs/wan21.md, section 1."""
     assert sum(int(np.prod(shape)) for shape in shapes(TRANSFORMERS[variant]).values()) == parameters
 
 

@@ -23,7 +23,7 @@ from videosdgx.families.magi1.sampling.schedule import ChunkSchedule
 from videosdgx.families.magi1.spec import SPEC
 from videosdgx.home import CHECKOUT
 
-# Specification magi1, section 11: size of the latents, tokens a chunk, bytes a chunk's keys and values, PFLOP of one
+# docs/specs/magi1.md, section 11: size of the latents, tokens a chunk, bytes a chunk's keys and values, PFLOP of one
 # conditional evaluation of a full window, PFLOP of a 96-frame clip: base 64 and 32 steps, distilled 64, 16 and 8 steps.
 TABLE = [
     ("4.5b", 90, 90, 12150, 1.69e9, 1.26, (164, 83, 72, 18, 9)),

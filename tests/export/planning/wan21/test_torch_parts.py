@@ -26,7 +26,7 @@ def demo_vae() -> AutoencoderKLWan:
 
 
 def test_published_sizes():
-    """Spec wan21 section 1."""
+    """docs/specs/wan21.md, section 1."""
     assert text_encoder(None, "bf16")[0] == 2 * 5_680_910_336
     assert vae_bytes(None, "fp32") == 4 * 126_892_531
 

@@ -32,7 +32,7 @@ from videosdgx.families.magi1.engine.chunk_engine import ChunkEngine
 from videosdgx.families.magi1.network.cache import CacheMissing, KeyValueCache
 from videosdgx.families.magi1.network.rotary import token_positions
 
-# The key ranges need five chunks, counting those of the window (spec: magi1, section 4.1).
+# The key ranges need five chunks, counting those of the window (docs/specs/magi1.md, section 4.1).
 SLOTS = 5
 # The texts of a window's chunks, the null text, and one more; an older one is asked for again.
 TEXTS = 6

@@ -1,4 +1,4 @@
-"""One layer of MAGI-1: self-attention and text attention in parallel, then the MLP (spec: magi1, sections 3.5 to 3.9).
+"""One layer of MAGI-1: self-attention and text attention in parallel, then the MLP (docs/specs/magi1.md, sections 3.5 to 3.9).
 
 The same modules run in PyTorch, are trained and are exported; what differs comes from a factory
 (`videosdgx.families.layers`), which knows each linear layer by its name in the checkpoint.

@@ -1,4 +1,4 @@
-"""What a chunk is conditioned on: its time, whether it has text, the text itself (spec: magi1, sections 3.3 and 3.4)."""
+"""What a chunk is conditioned on: its time, whether it has text, the text (docs/specs/magi1.md, sections 3.3 and 3.4)."""
 
 import math
 

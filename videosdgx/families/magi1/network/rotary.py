@@ -1,4 +1,4 @@
-"""Rotary position embedding with learnable frequencies (spec: magi1, section 3.2). Everything in fp32."""
+"""Rotary position embedding with learnable frequencies (docs/specs/magi1.md, section 3.2). Everything in fp32."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""MAGI-1's transformer, numerically equal to the original (spec: magi1, section 3); its parameters have the official names.
+"""MAGI-1's transformer, numerically equal to the original (docs/specs/magi1.md, section 3), with its parameters' names.
 
 Latents are fp32 [N, C, T, H, W]; a chunk is T / R latent frames; tokens are patches of 1 x 2 x 2, time slowest, width
 fastest. Loaded with `torch_dtype=torch.bfloat16`, the parts listed in section 3.9 stay fp32 and the arithmetic is the
