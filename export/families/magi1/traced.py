@@ -5,9 +5,9 @@ graphs (see `videosdgx.families.magi1.engine.graphs`): one chunk, given the keys
 which the other one makes. Parameter names are the checkpoint's.
 
 Dtypes follow the precision map (docs/specs/magi1.md, section 3.9): the residual stream, products and attention are in the
-compute dtype, norms, rotary embedding, gates and sums in fp32, and so are the embeddings of latents, time and text and the head. One
-thing differs where the compute dtype is not fp32: the joint projection of the attentions, whose fp32 sums the official code
-keeps, is rounded once to the compute dtype, as it is in the official fp8 layers.
+compute dtype, norms, rotary embedding, gates and sums in fp32, and so are the embeddings of latents, time and text and the
+head. One thing differs where the compute dtype is not fp32: the joint projection of the attentions, whose fp32 sums the
+official code keeps, is rounded once to the compute dtype, as it is in the official fp8 layers.
 
 Shapes: S tokens of the chunk, P tokens before it, n tokens of the text, h hidden size, H query heads and G key/value heads
 of d numbers, c condition width, L layers.
