@@ -19,7 +19,7 @@ _ALWAYS_HIGH = {
 _LAST_BLOCK: dict[str, Format] = {"fp8": "high", "nvfp4": "fp8"}
 
 # What self-attention adds to the residual stream. Of the kinds of layers that cost NVFP4 most, each as much for its bytes
-# (docs/wan21_sensitivity.md), it is the smallest: 5 % of the weights of 1.3B, 7 % of 14B, 8 % of the demo. With it in
+# (docs/wan21_sensitivity.md), it is the smallest: 5 % of the weights of 1.3B, 7 % of 14B, 6 % of the demo. With it in
 # FP8, clips of 100 prompts are 28.1 dB from fp16's instead of 27.0 (`videosdgx export wan21 --precision nvfp4 --clips 100`).
 _FP8_IN_NVFP4 = {
     "attn1.to_out.0": "its errors go straight into the residual stream; worth 1 dB of the clips for 5 to 8 % of the weights"
