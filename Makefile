@@ -12,17 +12,24 @@ SHARED := $(FITS); import ctypes, os, sysconfig; name = 'libpython%d.%d.so.1.0' 
 FIND_PYTHON = for check in "$(SHARED)" "$(FITS)"; do for python in python3.12 python3.11 python3 python; do \
 	$$python -c "$$check" >/dev/null 2>&1 && echo $$python && exit; done; done
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test judge lint clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
 
-demo: $(READY)  ## videos from prompts, on this machine: outputs/wan21.mp4, outputs/magi1.mp4, their frames in .png
-	@$(BIN)/python -m client.demo wan21 magi1
+demo: $(READY)  ## a video of each model family, on this machine: outputs/wan21.mp4, ... (make demo FAMILY=wan21: of one)
+	@$(BIN)/python -m client.demo $(FAMILY)
 
-test: lint  ## lint, then every test
-	@# Servers run beside the tests, on the same cores: threads that wait must not spin.
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+# Servers run beside the tests, on the same cores: threads that wait must not spin. Tests without a server go side by side, one
+# thread each; those with a server, some of which measure, one after the other.
+test: lint  ## lint, then every test: 20 minutes on two idle cores
+	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not server" -n 2 --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m server
+
+judge: $(READY)  ## judge 100 clips of each demo in fp32, FP8 and NVFP4, and write the tables into their cards: 25 minutes
+	@for family in $(or $(FAMILY),$$($(BIN)/python -c 'from videosdgx.families import FAMILIES; print(*FAMILIES)')); do \
+		OMP_WAIT_POLICY=passive $(BIN)/python -m export.demo.evaluate $$family --precision fp8 --precision nvfp4 --card || exit 1; \
+	done
 
 lint: $(READY)  ## style, types, and which room may import which
 	$(BIN)/ruff check .

@@ -6,13 +6,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from client.display import progress_on
 from client.errors import ClientError
+from client.options import contents, with_inputs
 from client.output import format_of, growing
 from client.tables import models_table, status_tables
 from client.video_client import DEFAULT_URL, VideoClient
@@ -36,28 +37,19 @@ def reported(command: str) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
+@with_inputs
 def generate(
     family: Annotated[str, typer.Argument(help="A family that the server serves, such as wan21.")],
     prompt: Annotated[str, typer.Argument(help="What the video shows.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="An .mp4, or a .png for one frame. Default: FAMILY-SEED.mp4 here.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="The same request and seed give the same file. Default: random.")] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What the video must not show.")] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
-    num_frames: Annotated[int | None, typer.Option("--frames", "--num-frames", help="Length in frames.")] = None,
-    duration: Annotated[float | None, typer.Option(help="Length in seconds, instead of --frames.")] = None,
-    fps: Annotated[int | None, typer.Option(help="Frames per second.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps: more take longer and look better.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the prompt.")] = None,
-    image: Annotated[Path | None, typer.Option(help="A PNG or JPEG to start from, for variants that can.")] = None,
-    video: Annotated[Path | None, typer.Option(help="A video to continue, for variants that can.")] = None,
     play_while_generating: Annotated[
         bool, typer.Option("--play-while-generating", help="Write each chunk into the output as soon as it is there.")
     ] = False,
     timeout: Annotated[float | None, typer.Option(help="Cancel after so many seconds.")] = None,
     url: Url = DEFAULT_URL,
+    **inputs: Any,
 ) -> None:
     """Make a video from a prompt. What you leave out, the server chooses to fit the model.
 
@@ -80,28 +72,19 @@ def generate(
     """
     with reported("generate"), growing(output, play_while_generating) as on_chunk:
         response_format = format_of(output)
-        if response_format == "png" and num_frames is None and duration is None:
-            num_frames = 1
+        values = contents(inputs)
+        if response_format == "png" and "duration" not in values:
+            values.setdefault("num_frames", 1)
         console, started = Console(), time.monotonic()
         with VideoClient(url) as client, progress_on(console) as on_progress:
             made = client.generate(
                 family,
                 prompt,
-                negative_prompt=negative_prompt,
-                width=width,
-                height=height,
-                num_frames=num_frames,
-                duration=duration,
-                fps=fps,
-                seed=seed,
-                num_inference_steps=steps,
-                guidance_scale=guidance_scale,
-                image=image.read_bytes() if image else None,
-                video=video.read_bytes() if video else None,
                 response_format=response_format,
                 on_progress=on_progress,
                 on_chunk=on_chunk,
                 timeout=timeout,
+                **values,
             )
         facts = made.metadata
         path = output or Path(f"{family}-{facts['seed']}.mp4")

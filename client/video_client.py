@@ -78,22 +78,10 @@ class VideoClient:
         family: str,
         prompt: str,
         *,
-        negative_prompt: str | None = None,
-        width: int | None = None,
-        height: int | None = None,
-        num_frames: int | None = None,
-        duration: float | None = None,
-        fps: int | None = None,
-        seed: int | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        image: bytes | None = None,
-        video: bytes | None = None,
-        response_format: str | None = None,
         on_progress: Callable[[Event], None] | None = None,
         on_chunk: Callable[[Chunk], None] | None = None,
         timeout: float | None = None,
-        **more: Value,
+        **inputs: Value | None,
     ) -> Video:
         """Make a video and wait for it. What is not given, the server chooses; the metadata tells what it chose.
 
@@ -102,47 +90,28 @@ class VideoClient:
         Args:
             family: such as `wan21`.
             prompt: what the video shows.
-            width, height: pixels.
-            num_frames, duration: the length, in frames or in seconds; give one of them.
-            fps: frames per second.
-            seed: 0 to 2^32-1; the same request with the same seed gives the same file.
-            image: a PNG or JPEG file's bytes, for variants that start from an image.
-            video: a video file's bytes, for variants that continue a video.
-            response_format: `mp4` (default), or `png` with `num_frames=1`.
             on_progress: called with every event, in the caller's thread.
             on_chunk: called with every chunk as soon as the server has it, for families that make a clip in chunks.
             timeout: seconds; None waits for ever.
-            more: inputs that only some families have.
+            inputs: the family's other inputs, such as `seed=7, duration=2.0`; the README has a table of them. Files are given
+                as their bytes, and None is as good as nothing.
 
         Raises:
-            InvalidValue: a value does not fit its input's type.
+            InvalidValue: the family has no such input, or a value does not fit its input's type.
             ServerError: the server refused or failed; its message names the input and the limit.
             GenerationTimeout: `timeout` passed.
         """
-        values = {
-            "prompt": prompt, "negative_prompt": negative_prompt, "width": width, "height": height,
-            "num_frames": num_frames, "duration": duration, "fps": fps, "seed": seed,
-            "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "image": image,
-            "video": video, "response_format": response_format,
-        }  # fmt: skip
+        response_format = inputs.get("response_format")
         if on_chunk is not None and response_format not in (None, "mp4"):
             raise InvalidValue(f"response_format is {response_format!r}, with on_chunk it must be mp4")
-        model = self._stream_model(family)
-        tensors = to_tensors({**values, **more}, model)
-        address = f"{self._host}:{self.status()['grpc_port']}"
+        ports = self._manager("ports")
+        if family not in ports["families"]:
+            raise ServerError(f"there is no family {family!r} at {self.url}, it serves {', '.join(ports['families'])}")
+        with self._http() as http:
+            model = http.get_model_metadata(f"{family}_stream")
+        tensors = to_tensors({"prompt": prompt, **inputs}, model)
+        address = f"{self._host}:{ports['grpc_port']}"
         return stream.generate(address, model["name"], tensors, on_progress, on_chunk, timeout)
-
-    def _stream_model(self, family: str) -> dict[str, Any]:
-        """Triton's metadata of the model that generates for a family."""
-        try:
-            with self._http() as http:
-                metadata: dict[str, Any] = http.get_model_metadata(f"{family}_stream")
-        except ServerError:
-            families = self.status()["families"]
-            if family in families:
-                raise
-            raise ServerError(f"there is no family {family!r} at {self.url}, it serves {', '.join(families)}") from None
-        return metadata
 
     def load(self, name: str) -> None:
         """Load a model, such as `wan21_transformer`, and wait until it is ready."""
@@ -179,12 +148,16 @@ class VideoClient:
 
     def status(self) -> dict[str, Any]:
         """What the engine manager knows: version, home, ports, families, components, leases, memory."""
+        return self._manager("status")
+
+    def _manager(self, action: str) -> dict[str, Any]:
+        """What the engine manager answers to a command without arguments."""
         command = tritonclient.http.InferInput("command", [1], "BYTES")
-        command.set_data_from_numpy(np.array([json.dumps({"action": "status"}).encode()], dtype=np.object_))
+        command.set_data_from_numpy(np.array([json.dumps({"action": action}).encode()], dtype=np.object_))
         with self._http() as http:
             answer = http.infer("engine_manager", [command])
-        status: dict[str, Any] = json.loads(answer.as_numpy("result")[0])
-        return status
+        result: dict[str, Any] = json.loads(answer.as_numpy("result")[0])
+        return result
 
     def ready(self) -> bool:
         """Whether a server answers and its always loaded models are ready; never raises."""

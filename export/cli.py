@@ -1,21 +1,18 @@
 """The command `videosdgx export`."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from export.options import check_size, parse_resolution
 from videosdgx.families import FAMILIES
-from videosdgx.families.spec import Variant
+from videosdgx.families.spec import Component, FamilySpec
 
 if TYPE_CHECKING:
     from export.run.job import Settings
 
-# `export.<family>.exporter` has the class `Export`, `videosdgx.families.<family>` the module `architectures`; where the spec
-# has `decoder_precisions`, `export.<family>.vae_artifact` makes an engine of the decoder.
 TARGETS = ("cpu", "sm121")
-PRECISIONS = ("fp16", "bf16", "fp8", "nvfp4")
 COMPILERS = ("tensorrt_rtx", "tensorrt")
 
 
@@ -25,31 +22,20 @@ def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def _resolution(text: str, variant: Variant) -> tuple[int, int]:
-    """`832x480` as (width, height), if the variant can make it."""
-    width, separator, height = text.partition("x")
-    if not (separator and width.isdecimal() and height.isdecimal()):
-        raise typer.BadParameter(f"--resolution is {text!r}, it must be WIDTHxHEIGHT such as 832x480")
-    for name, side in (("width", int(width)), ("height", int(height))):
-        if side not in variant.sides:
-            raise typer.BadParameter(f"--resolution {text}: {variant.name} takes a {name} that is {variant.sides}")
-    return int(width), int(height)
-
-
-def _frames(frames: int | None, variant: Variant) -> int | None:
-    if frames is not None and frames not in variant.frames:
-        raise typer.BadParameter(f"--frames is {frames}, {variant.name} takes {variant.frames}")
-    return frames
+def _precisions(spec: FamilySpec, component: Component) -> tuple[str, ...]:
+    """What an engine of a component may be exported in, its usual precision first."""
+    found = tuple(dict.fromkeys(precision for own in component.engine.values() for precision in own))
+    return found if component.torch else tuple(dict.fromkeys((spec.default_precision, *found)))
 
 
 def export(
-    family: Annotated[str, typer.Argument(help="Which family of models: wan21, magi1.")],
+    family: Annotated[str, typer.Argument(help=f"Which family of models: {', '.join(FAMILIES)}.")],
     variant: Annotated[str, typer.Option(help="Which checkpoint of the family; `demo` needs no download.")] = "demo",
     component: Annotated[
         str, typer.Option(help="transformer, or vae: Wan 2.1's decoder as an engine too, in fp16 or bf16 for sm121.")
     ] = "transformer",
     precision: Annotated[
-        str | None, typer.Option(help="bf16 (fp16 for the demo), fp8 or nvfp4. Default: fp8; for the vae fp16.")
+        str | None, typer.Option(help="bf16 (fp16 for the demo), fp8 or nvfp4. Default: the family's own; for the vae fp16.")
     ] = None,
     target: Annotated[
         str, typer.Option(help="cpu (ONNX Runtime) or sm121 (DGX Spark, compiled here, GPU not needed).")
@@ -108,19 +94,24 @@ def export(
       videosdgx export magi1 --variant 4.5b-base --precision nvfp4 --target sm121 --resolution 720x720 --resolution 1280x720
     """
     spec = FAMILIES[_one_of("family", family, tuple(FAMILIES))]
-    _one_of("component", component, ("transformer", "vae") if spec.decoder_precisions else ("transformer",))
-    precision = precision or (spec.decoder_precisions[0] if component == "vae" else "fp8")
-    _one_of("precision", precision, PRECISIONS)
+    engines = tuple(name for name, part in spec.components.items() if part.engine)
+    part = spec.components[_one_of("component", component, engines)]
+    precision = precision or _precisions(spec, part)[0]
+    _one_of("precision", precision, spec.precisions + tuple(p for p in _precisions(spec, part) if p not in spec.precisions))
     _one_of("target", target, TARGETS)
     _one_of("compiler", compiler, COMPILERS)
-    from videosdgx.home import default_home
-
-    chosen = spec.variants[_one_of("variant", variant, tuple(spec.variants))]
+    try:
+        chosen = spec.variant(variant)
+        resolutions = tuple(parse_resolution(text) for text in resolution or [])
+        for width, height in resolutions or [(chosen.width, chosen.height)]:
+            check_size(chosen, width, height, chosen.frames.low if frames is None else frames)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     # torch and diffusers take seconds to import: --help and a mistyped option do not wait for them.
     from export.run.job import Settings
+    from videosdgx.home import default_home
 
     settings = Settings(
-        family=family,
         home=(home or default_home()).expanduser().resolve(),
         variant=variant,
         precision=precision,
@@ -129,62 +120,60 @@ def export(
         checkpoint=checkpoint,
         random_weights=random_weights,
         layers=layers,
-        resolutions=tuple(_resolution(text, chosen) for text in resolution or []),
-        frames=_frames(frames, chosen),
+        resolutions=resolutions,
+        frames=frames,
         clips=clips,
         threads=threads,
         fresh=fresh,
         fp8_attention=fp8_attention,
         loras=tuple(lora or ()),
     )
-    (_check_vae if component == "vae" else _check_transformer)(settings)
-    _make(settings, component)
+    _check(settings, spec, part)
+    _make(settings, spec, part)
 
 
-def _check_transformer(settings: "Settings") -> None:
+def _check(settings: "Settings", spec: FamilySpec, part: Component) -> None:
     """Refuse options that exclude each other, before anything is read."""
+    named = f"--component {part.name}"
+    if settings.target not in part.engine:
+        raise typer.BadParameter(
+            f"{named} is for --target {' or '.join(part.engine)}; on a CPU PyTorch runs it, and it comes with the rest"
+        )
+    allowed = part.engine[settings.target]
+    if settings.precision not in allowed:
+        if settings.precision in _precisions(spec, part):
+            raise typer.BadParameter(
+                f"ONNX Runtime does not compute in {settings.precision} on a CPU: choose {allowed[0]}, or --target sm121"
+            )
+        raise typer.BadParameter(f"{named} takes --precision {' or '.join(allowed)}, not {settings.precision}")
     if settings.variant == "demo" and (settings.random_weights or settings.layers):
         raise typer.BadParameter("--random-weights and --layers are for the published variants; the demo has its checkpoint")
     if settings.random_weights and (settings.checkpoint or settings.loras):
         raise typer.BadParameter("--random-weights excludes --checkpoint and --lora")
-    if settings.precision == "bf16" and settings.target == "cpu":
-        raise typer.BadParameter("ONNX Runtime does not compute in bf16 on a CPU: choose fp16, or --target sm121")
-    architectures = import_module(f"videosdgx.families.{settings.family}.architectures")
-    if settings.layers is not None and settings.layers > (most := architectures.TRANSFORMERS[settings.variant]["num_layers"]):
-        raise typer.BadParameter(f"--layers is {settings.layers}, {settings.variant} has {most}")
+    if part.torch:
+        needless = {"--layers": settings.layers, "--frames": settings.frames, "--fp8-attention": settings.fp8_attention}
+        for option, value in (needless | {"--lora": settings.loras}).items():
+            if value:
+                raise typer.BadParameter(f"{option} is of the transformer, not of {named}")
 
 
-def _check_vae(settings: "Settings") -> None:
-    """As `_check_transformer`."""
-    if settings.target != "sm121":
-        raise typer.BadParameter(
-            "--component vae is for --target sm121; on a CPU the VAE runs in PyTorch, and comes with the rest"
-        )
-    allowed = FAMILIES[settings.family].decoder_precisions
-    if settings.precision not in allowed:
-        raise typer.BadParameter(f"--component vae takes --precision {' or '.join(allowed)}, not {settings.precision}")
-    if settings.random_weights and (settings.checkpoint or settings.variant == "demo"):
-        raise typer.BadParameter("--random-weights is for a published variant without its --checkpoint")
-    needless = {"--layers": settings.layers, "--frames": settings.frames, "--fp8-attention": settings.fp8_attention}
-    for option, value in (needless | {"--lora": settings.loras}).items():
-        if value:
-            raise typer.BadParameter(f"{option} is of the transformer, not of --component vae")
-
-
-def _make(settings: "Settings", component: str) -> None:
+def _make(settings: "Settings", spec: FamilySpec, part: Component) -> None:
     """Export, and say what happened in a line that a person understands."""
     from rich.console import Console
 
+    from export.families import recipes
+    from export.run import exporter
     from export.run.errors import ExportError
     from export.run.progress import Report
 
     console = Console()
     try:
+        recipe = recipes(spec.name)[part.name]
+        most = recipe.network.published(settings.variant).get("num_layers", 0) if settings.layers is not None else 0
+        if settings.layers is not None and settings.layers > most:
+            raise typer.BadParameter(f"--layers is {settings.layers}, {settings.variant} has {most}")
         with Report(console) as report:
-            if component == "transformer":
-                directory = import_module(f"export.{settings.family}.exporter").Export(settings, report).run()
-            else:
-                directory = import_module(f"export.{settings.family}.vae_artifact").export_vae_engine(settings, report)
+            directory = exporter.export(recipe, settings, report)
     except ExportError as error:
         Console(stderr=True).print(f"export: {error}", style="red", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None

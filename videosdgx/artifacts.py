@@ -18,6 +18,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 MANIFEST = "manifest.json"
+# The weightless rest of a pipeline (tokenizer, scheduler, configurations) is an artifact too; it has nothing to quantize.
+PIPELINE, CONFIG = "pipeline", "config"
 
 Target = Literal["cpu", "sm121"]
 Runtime = Literal["onnxruntime", "tensorrt", "tensorrt_rtx", "torch", "none"]
@@ -87,7 +89,7 @@ class FusedLora(_Strict):
 
 
 class Manifest(_Strict):
-    """Everything a person or the server must know of an artifact (rule 4 of the design). Holds no times: it is reproducible.
+    """Everything a person or the server must know of an artifact (docs/design.md, rule 4). No times, so it is reproducible.
 
     `recipe` is a digest of all that the artifact was made from: an export that would make it again need not run.
     """

@@ -14,15 +14,17 @@ from videosdgx.engines.onnxruntime_engine import session_options
 
 
 class LayerProbe:
-    """A graph of a directory, with the input and the output of every quantized layer as further outputs."""
+    """A graph of a directory, with the input and the output of those quantized layers that it has as further outputs."""
 
     def __init__(self, directory: Path, layers: Iterable[str], files: GraphFiles = MAIN) -> None:
+        """`layers` are all quantized layers by name: those of other graphs are passed over."""
         model = onnx.load(directory / files.model, load_external_data=False)
         # Quantizing comes before dequantizing, and both have the scale: the first is wanted.
         into = {node.input[1]: node.input[0] for node in reversed(model.graph.node) if len(node.input) > 1}
         # Of a layer that is used twice (the feed-forward layers, on each half of the tokens), its first use both times.
         users = {name: node for node in reversed(model.graph.node) for name in node.input}
-        self._names = {layer: (into[f"{layer}.input_scale"], _output(layer, users)) for layer in layers}
+        scales = {layer: f"{layer}.input_scale" for layer in layers}
+        self._names = {layer: (into[scale], _output(layer, users)) for layer, scale in scales.items() if scale in into}
         for name in sorted({name for pair in self._names.values() for name in pair}):
             model.graph.output.add(name=name)
         with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:

@@ -1,4 +1,4 @@
-"""Which layers of a family's transformer cost the most accuracy when quantized: the measure, its tables, the command.
+"""Which layers of a family's transformer cost the most accuracy when quantized: `python -m export.check.sensitivity --help`.
 
 The velocity of the unquantized transformer on its own inputs is the measure. One group of layers at a time is quantized
 alone, and is left alone while all others are quantized; the second says what a policy gains by keeping the group in a
@@ -14,16 +14,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from export.checkpoint import reading
+from export.check import whole
+from export.check.accuracy import snr_db
+from export.families import recipes
 from export.quantize.calibration import simulate_fp8
 from export.quantize.emulation import simulate_nvfp4
 from export.run.errors import ExportError
-from videosdgx.families.spec import FamilySpec, Variant
+from export.run.job import Job, Settings
+from export.run.progress import Report
+from export.run.recipe import Recipe, Velocity
+from videosdgx.families import FAMILIES
+from videosdgx.home import default_home
 
 LEVELS = ("block", "layer-kind")
 
@@ -39,22 +47,26 @@ class Subject:
     snr: Callable[[nn.Module], float]
 
 
-@dataclass(frozen=True)
-class Family:
-    """What the command needs of a family.
+@torch.inference_mode()
+def mean_snr(model: nn.Module, velocities: Sequence[Velocity]) -> float:
+    """Mean SNR (dB) of the model's velocity."""
+    return float(np.mean([snr_db(one.run(model), one.expected) for one in velocities]))
 
-    `package` and `title` are its names, `locate` finds a checkpoint (None: the variant's own), `prepare` loads one and runs
-    it on a number of prompts, `split` cuts a layer's name into those of block and kind, `points` says where velocities are
-    compared.
+
+def prepare(job: Job, prompts: int) -> Subject:
+    """Load the checkpoint, run it on as many prompts, and collect the scales' maxima as an export does.
+
+    Raises:
+        ExportError: the checkpoint is not usable.
     """
-
-    package: str
-    title: str
-    spec: FamilySpec
-    points: str
-    locate: Callable[[str | None, Variant], Path]
-    prepare: Callable[[Path, Variant, int], Subject]
-    split: Callable[[str], tuple[str, str]]
+    way, variant = job.recipe.whole, job.variant
+    assert way is not None and job.checkpoint is not None
+    pipe = way.load(job.checkpoint, variant, job.source.tensors)
+    velocities = way.velocities(pipe, way.verification_prompts(variant.name, prompts), variant)
+    del pipe
+    maxima = whole.collect(job, way.calibration_prompts(variant.name), lambda _: None)
+    fresh = way.load(job.checkpoint, variant, job.source.tensors)
+    return Subject(fresh.transformer, {name: maxima[name] for name in job.linears}, lambda model: mean_snr(model, velocities))
 
 
 @dataclass(frozen=True)
@@ -148,14 +160,15 @@ def cells(row: Row) -> tuple[str, ...]:
     return (row.group, str(row.layers), f"{100 * row.share:.1f} %", *figures)
 
 
-def markdown(family: Family, results: Sequence[Result], command: str, source: str) -> str:
+def markdown(recipe: Recipe, results: Sequence[Result], command: str, source: str) -> str:
     """The tables as a page; `command` makes it again, `source` says what was measured."""
-    lines = [f"# {family.title}: what quantizing each group of layers costs", ""]
+    assert recipe.whole is not None
+    lines = [f"# {recipe.spec.title}: what quantizing each group of layers costs", ""]
     lines += [f"Made by `{command}`; do not edit. {source}", ""]
     lines += [
-        f"SNR of the velocity against the unquantized transformer, mean over {family.points}"
-        f". The last column is what a policy wins by leaving the group unquantized; `export/{family.package}/policy.py` "
-        "decides by it.",
+        f"SNR of the velocity against the unquantized transformer, mean over {recipe.whole.points}"
+        ". The last column is what a policy wins by leaving the group unquantized; "
+        f"`export/families/{recipe.spec.name}/policy.py` decides by it.",
         "",
     ]
     for result in results:
@@ -186,50 +199,55 @@ def _one_line_errors() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def command(family: Family) -> Callable[..., None]:
-    """The function behind `python -m export.<family>.sensitivity`."""
+def main(
+    family: Annotated[str, typer.Argument(help=f"Which family: {', '.join(FAMILIES)}.")],
+    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint in diffusers' layout; by default the variant's.")] = None,
+    variant: Annotated[str, typer.Option(help="Whose size, steps and guidance to use.")] = "demo",
+    precision: Annotated[str, typer.Option(help="nvfp4 or fp8.")] = "nvfp4",
+    by: Annotated[str | None, typer.Option(help="layer-kind or block; both if not given.")] = None,
+    prompts: Annotated[int, typer.Option(help="How many prompts' velocities are compared.")] = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    page: Annotated[Path | None, typer.Option("--markdown", help="Also write the tables to this file.")] = None,
+) -> None:
+    """Print what quantizing each block and each kind of layer costs, in dB of the velocity's signal-to-noise ratio.
 
-    def main(
-        checkpoint: Annotated[
-            str | None, typer.Option(help="Checkpoint in diffusers' layout; by default the variant's.")
-        ] = None,
-        variant: Annotated[str, typer.Option(help="Whose size, steps and guidance to use.")] = "demo",
-        precision: Annotated[str, typer.Option(help="nvfp4 or fp8.")] = "nvfp4",
-        by: Annotated[str | None, typer.Option(help="layer-kind or block; both if not given.")] = None,
-        prompts: Annotated[int, typer.Option(help="How many prompts' velocities are compared.")] = 4,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-        page: Annotated[Path | None, typer.Option("--markdown", help="Also write the tables to this file.")] = None,
-    ) -> None:
-        """Print what quantizing each block and each kind of layer costs, in dB of the velocity's signal-to-noise ratio."""
-        for value, known, what in ((precision, ("nvfp4", "fp8"), "precision"), (by or "block", LEVELS, "level")):
-            if value not in known:
-                raise typer.BadParameter(f"unknown {what} {value!r}; there are: {', '.join(known)}")
-        if variant not in family.spec.variants:
-            raise typer.BadParameter(f"unknown variant {variant!r}; there are: {', '.join(family.spec.variants)}")
-        began = time.monotonic()
-        chosen = family.spec.variants[variant]
-        with _one_line_errors():
-            source = family.locate(checkpoint, chosen)
-            subject = family.prepare(source, chosen, prompts)
-            content = reading.digest(source / "transformer")
-        switches = Switches(subject.model, precision, subject.input_amax)
-        results = [
-            measure(switches, subject.snr, groups(switches.layers, family.split, level), precision, level)
-            for level in (LEVELS if by is None else (by,))
-        ]
-        console = Console()
-        if as_json:
-            print(json.dumps([asdict(result) for result in results]))
-        else:
-            _print(results, console)
-            console.print(f"{time.monotonic() - began:.0f} s", highlight=False)
-        if page is not None:
-            given = [f"python -m export.{family.package}.sensitivity"]
-            given += [f"--checkpoint {source.name}"] if checkpoint else []
-            given += [f"--{name} {value}" for name, value in (("precision", precision), ("variant", variant))]
-            given += ([f"--by {by}"] if by else []) + [f"--markdown {page.name if page.is_absolute() else page}"]
-            page.parent.mkdir(parents=True, exist_ok=True)
-            measured = f"Transformer sha256 {content[:16]}, {prompts} prompts."
-            page.write_text(markdown(family, results, " ".join(given), measured) + "\n")
+    Example:
 
-    return main
+      python -m export.check.sensitivity wan21 --precision nvfp4 --markdown docs/wan21_sensitivity.md
+    """
+    known = ((family, tuple(FAMILIES), "family"), (precision, ("nvfp4", "fp8"), "precision"), (by or "block", LEVELS, "level"))
+    for value, allowed, what in known:
+        if value not in allowed:
+            raise typer.BadParameter(f"unknown {what} {value!r}; there are: {', '.join(allowed)}")
+    try:
+        FAMILIES[family].variant(variant)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    began, console = time.monotonic(), Console()
+    settings = Settings(default_home(), variant, precision, "cpu", checkpoint=checkpoint)
+    with _one_line_errors():
+        job = Job(recipes(family)["transformer"], settings, Report(Console(stderr=True)))
+        subject = prepare(job, prompts)
+        content = job.source.digest
+    switches, split = Switches(subject.model, precision, subject.input_amax), job.recipe.whole.split  # type: ignore[union-attr]
+    results = [
+        measure(switches, subject.snr, groups(switches.layers, split, level), precision, level)
+        for level in (LEVELS if by is None else (by,))
+    ]
+    if as_json:
+        print(json.dumps([asdict(result) for result in results]))
+    else:
+        _print(results, console)
+        console.print(f"{time.monotonic() - began:.0f} s", highlight=False)
+    if page is not None:
+        given = [f"python -m export.check.sensitivity {family}"]
+        given += [f"--checkpoint {job.source.origin}"] if checkpoint else []
+        given += [f"--{name} {value}" for name, value in (("precision", precision), ("variant", variant))]
+        given += ([f"--by {by}"] if by else []) + [f"--markdown {page.name if page.is_absolute() else page}"]
+        page.parent.mkdir(parents=True, exist_ok=True)
+        measured = f"Transformer sha256 {content[:16]}, {prompts} prompts."
+        page.write_text(markdown(job.recipe, results, " ".join(given), measured) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

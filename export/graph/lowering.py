@@ -15,12 +15,24 @@ from export.quantize.linears import LINEARS, Dtypes, Format
 class Build:
     """What the layers of a lowered module are made of: each linear layer's format by its name, and the dtypes.
 
-    `fp8_attention` names the attentions (`blocks.0.attn1`) whose two products are in FP8.
+    It is the factory (`videosdgx.families.layers.Layers`) of networks that are written once for PyTorch and export. Their
+    norms are made in fp32 and stay so. `fp8_attention` names the attentions (`blocks.0.attn1`) whose two products are in FP8.
     """
 
     formats: dict[str, Format]
     dtypes: Dtypes
     fp8_attention: frozenset[str] = frozenset()
+
+    halves = True  # the hidden layer of an MLP is the largest tensor of a network
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The dtype of the residual stream."""
+        return self.dtypes.compute
+
+    def constant(self, *shape: int) -> nn.Parameter:
+        """A parameter: on the meta device, where networks are traced, nothing can be computed."""
+        return fp32_parameter(*shape)
 
     def linear(self, name: str, in_features: int, out_features: int, bias: bool = True) -> nn.Module:
         """The linear layer called `name` in the checkpoint; layers without a format stay in high precision."""

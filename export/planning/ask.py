@@ -4,10 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from export.options import check_size
 from export.planning.gb10 import Arithmetic
 from export.planning.work import Request
 from videosdgx.families.request import InvalidInput, check_steps
-from videosdgx.families.spec import Variant
+from videosdgx.families.spec import FamilySpec, Variant
 
 _UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12, "MIB": 2.0**20, "GIB": 2.0**30, "TIB": 2.0**40}
 
@@ -35,37 +36,24 @@ def parse_bytes(name: str, text: str) -> float:
     return float(found[1]) * _UNITS[found[2].upper()]
 
 
-def parse_resolution(text: str) -> tuple[int, int]:
-    """Width and height of a text such as `832x480`.
-
-    Raises:
-        InvalidInput: it is not two whole numbers with an x between.
-    """
-    found = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text.strip())
-    if not found:
-        raise InvalidInput(f"resolution is {text!r}, it must be WIDTHxHEIGHT in pixels, such as 832x480")
-    return int(found[1]), int(found[2])
-
-
 def _chosen(what: str, value: str, allowed: Sequence[str]) -> str:
     if value not in allowed:
         raise InvalidInput(f"{what} is {value!r}, it must be one of {', '.join(allowed)}")
     return value
 
 
+def _variant(spec: FamilySpec, name: str) -> Variant:
+    try:
+        return spec.variant(name)
+    except ValueError as error:
+        raise InvalidInput(str(error)) from None
+
+
 def _request(family: str, variant: Variant, precision: str, ask: Ask) -> Request:
     width, height = ask.resolution or (variant.width, variant.height)
     frames = variant.num_frames if ask.frames is None else ask.frames
     steps = variant.num_inference_steps if ask.steps is None else ask.steps
-    named = f"{family}:{variant.name}"
-    for side, length in (("width", width), ("height", height)):
-        if length not in variant.sides:
-            raise InvalidInput(f"{side} is {length}, it must be {variant.sides} for {named}")
-    if frames not in variant.frames:
-        raise InvalidInput(f"frames is {frames}, it must be {variant.frames} for {named}")
-    if width * height * frames > variant.max_pixels:
-        size = f"width x height x frames is {width * height * frames}"
-        raise InvalidInput(f"{size}, at most {variant.max_pixels} are allowed for {named}")
+    check_size(variant, width, height, frames)
     check_steps("steps", steps, variant, variant.window_size)
     attention: Arithmetic = "fp8" if ask.fp8_attention else "fp16"
     return Request(family, variant, precision, width, height, frames, steps, ask.guided, attention)
@@ -73,8 +61,7 @@ def _request(family: str, variant: Variant, precision: str, ask: Ask) -> Request
 
 def requests(
     targets: Sequence[str],
-    families: Mapping[str, Mapping[str, Variant]],
-    precisions: Sequence[str],
+    families: Mapping[str, FamilySpec],
     ask: Ask,
     shown: Sequence[str] | None = None,
 ) -> tuple[list[Request], list[str]]:
@@ -84,9 +71,8 @@ def requests(
 
     Args:
         targets: as typed.
-        families: the variants of each family by name.
-        precisions: of the transformers.
-        shown: those of them that a target without a precision means; by default all.
+        families: their tables, by name.
+        shown: the precisions of transformers that a target without a precision means; by default all.
         ask: what is the same for all clips.
 
     Raises:
@@ -97,18 +83,18 @@ def requests(
     reason: InvalidInput | None = None
     for target in targets or list(families):
         family, *rest = target.split(":")
-        variants = families[_chosen("family", family, list(families))]
+        spec = families[_chosen("family", family, list(families))]
         if len(rest) > 2:
             raise InvalidInput(f"target is {target!r}, it must be FAMILY, FAMILY:VARIANT or FAMILY:VARIANT:PRECISION")
-        names = [_chosen("variant", rest[0], list(variants))] if rest else list(variants)
-        chosen = [_chosen("precision", rest[1], list(precisions))] if len(rest) == 2 else list(shown or precisions)
-        for name in names:
+        variants = [_variant(spec, rest[0])] if rest else list(spec.usable_variants.values())
+        chosen = [_chosen("precision", rest[1], spec.precisions)] if len(rest) == 2 else list(shown or spec.precisions)
+        for variant in variants:
             try:
-                found += [_request(family, variants[name], precision, ask) for precision in chosen]
+                found += [_request(family, variant, precision, ask) for precision in chosen]
             except InvalidInput as error:
                 if rest:
                     raise
-                left_out.append(f"{family}:{name} is left out: {error}")
+                left_out.append(f"{family}:{variant.name} is left out: {error}")
                 reason = error
     if not found:
         raise InvalidInput(f"no variant can make such a clip: {reason}")

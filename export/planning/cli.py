@@ -42,12 +42,14 @@ def plan(
 
       videosdgx plan wan21:t2v-14b --resolution 1280x720
 
-      videosdgx plan wan21:t2v-1.3b:nvfp4 wan21:i2v-14b-480p:fp8 --concurrency 2
+      videosdgx plan wan21:t2v-1.3b:nvfp4 magi1:4.5b-base:fp8 --concurrency 2
 
       videosdgx plan wan21:t2v-14b:fp8 --steps 4 --no-guidance --efficiency 0.4 --json
     """
-    from export.planning.ask import parse_bytes, parse_resolution
+    from export.options import parse_resolution
+    from export.planning.ask import parse_bytes
     from videosdgx.artifacts import ArtifactError
+    from videosdgx.families import FAMILIES
     from videosdgx.families.request import InvalidInput
 
     try:
@@ -62,15 +64,13 @@ def plan(
         # torch and diffusers take seconds to import: --help and a mistyped option do not wait for them.
         from rich.console import Console
 
-        from export.cli import PRECISIONS
         from export.planning import plan as planning
         from export.planning.ask import Ask, requests
         from export.planning.report import show
         from videosdgx.home import default_home
 
         ask = Ask(size, frames, steps, guidance, fp8_attention)
-        variants = {name: family.variants for name, family in planning.FAMILIES.items()}
-        wanted, left_out = requests(targets or [], variants, PRECISIONS, ask, _SHOWN)
+        wanted, left_out = requests(targets or [], FAMILIES, ask, _SHOWN)
         where = (home or default_home()).expanduser().resolve()
         machine = planning.Machine(available, kept, efficiency, concurrency)
         with Console(stderr=True).status("counting"):

@@ -1,40 +1,21 @@
 """A plan: the work of some clips, held against the memory and the peaks of one Spark."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from export.planning.gb10 import PEAK_FLOPS
-from export.planning.magi1 import clip as magi1
-from export.planning.magi1 import published as magi1_published
 from export.planning.published import Published
-from export.planning.wan21 import clip as wan21
-from export.planning.wan21 import published as wan21_published
-from export.planning.work import Clip, Part, Request, together
-from videosdgx.families.spec import Variant
+from export.planning.work import Clip, Family, Part, Request, together
+from videosdgx import families
 
 MOST_TO_COMBINE = 6  # more would make pages of pairs
 
 
-@dataclass(frozen=True)
-class Family:
-    """What planning needs of a family: its variants, the work of one clip, published times to compare with.
-
-    `notes` say what its figures rest on.
-    """
-
-    variants: Mapping[str, Variant]
-    work: Callable[[Request, Path], Clip]
-    published: tuple[Published, ...]
-    notes: tuple[str, ...]
-
-
-FAMILIES = {
-    "wan21": Family(wan21.VARIANTS, wan21.clip_work, wan21_published.FIGURES, wan21.NOTES),
-    "magi1": Family(magi1.VARIANTS, magi1.clip_work, magi1_published.FIGURES, magi1.NOTES),
-}
+# What planning needs of each family: `export/planning/<family>/clip.py` has it.
+FAMILIES: dict[str, Family] = {name: import_module(f"export.planning.{name}.clip").FAMILY for name in families.FAMILIES}
 
 
 @dataclass(frozen=True)
@@ -91,7 +72,7 @@ def comparisons(requests: list[Request], machine: Machine, precisions: tuple[str
     for name in dict.fromkeys((request.family, request.variant.name) for request in requests):
         family = FAMILIES[name[0]]
         for figure in (figure for figure in family.published if figure.variant == name[1]):
-            variant = family.variants[figure.variant]
+            variant = family.spec.variant(figure.variant)
             clips = {
                 precision: family.work(
                     Request(

@@ -1,10 +1,12 @@
 """What one clip asks of the machine: parts that hold weights, each with its operations; and the roofline over them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from export.planning.gb10 import BANDWIDTH, PEAK_FLOPS, Arithmetic
-from videosdgx.families.spec import Variant
+from export.planning.published import Published
+from videosdgx.families.spec import FamilySpec, Variant
 
 
 @dataclass(frozen=True)
@@ -148,3 +150,16 @@ def together(clips: Iterable[Clip], concurrency: int) -> tuple[float, float]:
     weights = sum(clip.weights for clip in every)
     working = [clip.working(concurrency) for clip in every]
     return weights + max(working), weights + sum(working)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What planning needs of a family: its table, the work of one clip, published times to compare with.
+
+    `work` takes a request and the home whose artifacts tell their own sizes; `notes` say what its figures rest on.
+    """
+
+    spec: FamilySpec
+    work: Callable[[Request, Path], Clip]
+    published: tuple[Published, ...]
+    notes: tuple[str, ...]

@@ -16,22 +16,17 @@ from export.checkpoint import reading
 from export.run.errors import ExportError, require_space
 from export.run.stages import digest
 from export.run.versions import versions
-from videosdgx.artifacts import ArtifactError, Manifest, Memory, Target, artifact_dir, building, seal, verify
+from videosdgx.artifacts import CONFIG, PIPELINE, ArtifactError, Manifest, Memory, Target, artifact_dir, building, seal, verify
+from videosdgx.families.spec import FamilySpec
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # The names that safetensors has for dtypes.
 _SAFETENSORS_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 _FLOATING = ("F64", "F32", "F16", "BF16")
 _BYTES = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-PRECISIONS: dict[tuple[str, Target], str] = {
-    ("text_encoder", "cpu"): "fp32",
-    ("text_encoder", "sm121"): "bf16",
-    ("vae", "cpu"): "fp32",
-    ("vae", "sm121"): "fp32",
-}
 
 
-def is_current(directory: Path, recipe: str) -> bool:
+def _is_current(directory: Path, recipe: str) -> bool:
     """Whether there is an artifact that is whole and was made from `recipe`."""
     try:
         return verify(directory).recipe == recipe
@@ -70,16 +65,18 @@ def _write_config(source: Path, destination: Path, precision: str) -> None:
     (destination / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def export_component(home: Path, source: Path, family: str, variant: str, component: str, target: Target, origin: str) -> bool:
-    """Write the artifact of `text_encoder` or `vae` from the checkpoint `source`; False if it was there already.
+def export_component(
+    home: Path, source: Path, spec: FamilySpec, variant: str, component: str, target: Target, origin: str
+) -> bool:
+    """Write the artifact of a component that PyTorch runs, from the checkpoint `source`; False if it was there already.
 
-    `origin` says in words where the checkpoint is from.
+    Its precision is the one that the family's table has for `target`; `origin` says in words where the checkpoint is from.
     """
-    precision = PRECISIONS[component, target]
+    precision = spec.component(component).torch[target]
     content_digest = reading.digest(source / component)
     recipe = digest({"component": component, "precision": precision, "target": target, "checkpoint": content_digest})
-    directory = artifact_dir(home, family, variant, component, precision, target)
-    if is_current(directory, recipe):
+    directory = artifact_dir(home, spec.name, variant, component, precision, target)
+    if _is_current(directory, recipe):
         return False
     with building(directory) as partial:
         shards = reading.shards(source / component)
@@ -93,7 +90,7 @@ def export_component(home: Path, source: Path, family: str, variant: str, compon
         seal(
             partial,
             Manifest(
-                family=family,
+                family=spec.name,
                 variant=variant,
                 component=component,
                 precision=precision,
@@ -108,32 +105,30 @@ def export_component(home: Path, source: Path, family: str, variant: str, compon
     return True
 
 
-_CONFIGS = tuple(f"{component}/config.json" for component in ("transformer", "vae", "text_encoder"))
-
-
 def export_pipeline(
     home: Path,
     source: Path,
-    family: str,
+    spec: FamilySpec,
     variant: str,
     target: Target,
     origin: str,
     folders: Collection[str],
     extra: Mapping[str, bytes] = MappingProxyType({}),
 ) -> bool:
-    """Write the weightless pipeline artifact: its small `folders`, configs; False if it was there already.
+    """Write the weightless pipeline artifact: its small `folders`, the components' configs; False if it was there already.
 
     `extra` are further files by name. A folder whose name ends with a question mark need not be there.
     """
-    patterns = ["model_index.json", *_CONFIGS, *(f"{folder.removesuffix('?')}/*" for folder in folders)]
+    configs = [f"{component}/config.json" for component in spec.components]
+    patterns = ["model_index.json", *configs, *(f"{folder.removesuffix('?')}/*" for folder in folders)]
     files = sorted({path for pattern in patterns for path in source.glob(pattern) if path.is_file()})
     for needed in ("model_index.json", *(folder for folder in folders if not folder.endswith("?"))):
         if not (source / needed).exists():
             raise ExportError(f"{source / needed} is missing: a checkpoint must be in diffusers' layout")
     content = {str(path.relative_to(source)): path.read_bytes() for path in files} | dict(extra)
     recipe = digest({"files": {name: data.hex() for name, data in content.items()}, "target": target})
-    directory = artifact_dir(home, family, variant, "pipeline", "config", target)
-    if is_current(directory, recipe):
+    directory = artifact_dir(home, spec.name, variant, PIPELINE, CONFIG, target)
+    if _is_current(directory, recipe):
         return False
     with building(directory) as partial:
         for name, data in content.items():
@@ -143,10 +138,10 @@ def export_pipeline(
         seal(
             partial,
             Manifest(
-                family=family,
+                family=spec.name,
                 variant=variant,
-                component="pipeline",
-                precision="config",
+                component=PIPELINE,
+                precision=CONFIG,
                 target=target,
                 runtime="none",
                 versions=versions("diffusers", "transformers"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from client import VideoClient
+from client import VideoClient, bench
 from client.bench import Figure, figures_table, overhead_milliseconds
 from client.results import Video
 from tests.client.commands import VIDEOSDGX, assert_one_line_error, videosdgx
@@ -27,6 +27,25 @@ def test_a_figure_passes_up_to_its_limit() -> None:
     assert Figure("a", 2.0, "s", 2.0).passed and Figure("a", 99.0, "s").passed
     assert not Figure("a", 2.1, "s", 2.0).passed
     assert figures_table([Figure("a", 2.1, "s", 2.0)]).row_count == 1
+
+
+@pytest.mark.parametrize(("family", "limit"), [("magi1", 8.0), ("later", None)])
+def test_a_family_without_a_promise_is_measured_all_the_same(
+    family: str, limit: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Client:
+        url = "nowhere"
+
+        def generate(self, *_: object, **__: object) -> Video:
+            return Video(b"", {"step_seconds": [0.05], "transformer_seconds": [0.04]})
+
+        def unload(self, name: str) -> None: ...
+
+    monkeypatch.setattr(bench, "components_of", lambda client, family: {f"{family}_vae": {"pid": os.getpid()}})
+    monkeypatch.setattr(bench, "measure_unloads", lambda client, family: [])
+    figures = {figure.name: figure for figure in bench.measure(Client(), family, 1, lambda text: None)}  # type: ignore[arg-type]
+    warm = figures["warm clip, median of 1"]
+    assert warm.limit == limit and warm.passed and figures_table(list(figures.values())).row_count == 3
 
 
 def test_memory_of_this_process_and_of_none() -> None:

@@ -14,6 +14,9 @@ MODEL = {
         {"name": "seed", "datatype": "INT64", "shape": [1]},
         {"name": "guidance_scale", "datatype": "FP32", "shape": [1]},
         {"name": "with_sound", "datatype": "UINT8", "shape": [1]},
+        {"name": "loop", "datatype": "BOOL", "shape": [1]},
+        {"name": "strengths", "datatype": "FP32", "shape": [-1]},
+        {"name": "images", "datatype": "BYTES", "shape": [-1]},
     ],
 }
 
@@ -32,6 +35,16 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert len(to_tensors({"width": np.int64(64), "guidance_scale": np.float32(2.5)}, MODEL)) == 2
 
 
+def test_a_list_is_sent_whole_where_the_model_takes_any_number() -> None:
+    values = {"strengths": [0.5, 1], "images": (b"a", b"b", b"c"), "loop": True}
+    assert [(t.name(), t.datatype(), t.shape()) for t in to_tensors(values, MODEL)] == [
+        ("strengths", "FP32", [2]),
+        ("images", "BYTES", [3]),
+        ("loop", "BOOL", [1]),
+    ]
+    assert to_tensors({"strengths": 0.5}, MODEL)[0].shape() == [1]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
@@ -44,6 +57,10 @@ def test_numbers_of_numpy_are_numbers() -> None:
         ("seed", 2**63, "whole number from"),
         ("prompt", 7, "text or bytes"),
         ("depth", 7, "later_stream has no input depth, it has prompt, width, seed, guidance_scale, with_sound"),
+        ("widht", 7, "later_stream has no input widht, did you mean width? It has prompt, width, seed"),
+        ("loop", 1, "True or False"),
+        ("seed", [1, 2], "one value"),
+        ("strengths", [0.5, "x"], "must be a number"),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_by_name(name: str, value: object, words: str) -> None:

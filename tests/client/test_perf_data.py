@@ -7,6 +7,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from videosdgx.families import FAMILIES
 from videosdgx.home import CHECKOUT
 
 FILES = sorted((CHECKOUT / "client" / "perf").glob("*.json"))
@@ -14,7 +15,7 @@ KINDS = {"TYPE_STRING": str, "TYPE_INT32": int, "TYPE_INT64": int, "TYPE_FP32": 
 
 
 def test_there_is_input_data_for_every_family() -> None:
-    assert {path.stem for path in FILES} == {"wan21", "magi1"}
+    assert {path.stem for path in FILES} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -2,18 +2,33 @@
 
 import io
 import itertools
+import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import av
+import numpy as np
 import pytest
 from PIL import Image
 
-from client import ClientError, Event, GenerationTimeout, InvalidValue, ServerError, ServerUnavailable, Video, VideoClient
+from client import (
+    ClientError,
+    Event,
+    GenerationTimeout,
+    InvalidValue,
+    ServerError,
+    ServerUnavailable,
+    Video,
+    VideoClient,
+    stream,
+)
 from client.results import to_event
 from client.video_client import split_url
 from tests.conftest import Server
@@ -75,6 +90,37 @@ def test_something_else_at_the_port_is_not_taken_for_triton() -> None:
         threading.Thread(target=answer, daemon=True).start()
         with pytest.raises(ServerUnavailable, match="not Triton's HTTP endpoint"):
             VideoClient(f"127.0.0.1:{listener.getsockname()[1]}").models()
+
+
+def test_a_generation_asks_for_the_ports_only_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    class Http:
+        def infer(self, model: str, inputs: list[Any]) -> Any:
+            asked.append((model, json.loads(inputs[0]._get_binary_data()[4:])))
+            answer = {"families": ["wan21"], "http_port": 8000, "grpc_port": 8123, "metrics_port": 8002}
+            return SimpleNamespace(as_numpy=lambda name: np.array([json.dumps(answer)]))
+
+        def get_model_metadata(self, model: str) -> dict[str, Any]:
+            asked.append(model)
+            return {"name": model, "inputs": [{"name": "prompt", "datatype": "BYTES", "shape": [1]}]}
+
+    @contextmanager
+    def http(_client: VideoClient, seconds: float = 0) -> Iterator[Http]:
+        yield Http()
+
+    def made(address: str, model: str, *_: Any) -> Video:
+        asked.append(address)
+        return Video(b"", {})
+
+    monkeypatch.setattr(VideoClient, "_http", http)
+    monkeypatch.setattr(stream, "generate", made)
+    VideoClient("spark:8000").generate("wan21", PROMPT)
+    ports = ("engine_manager", {"action": "ports"})
+    assert asked == [ports, "wan21_stream", "spark:8123"]
+    with pytest.raises(ServerError, match=r"no family 'sora' at spark:8000, it serves wan21"):
+        VideoClient("spark:8000").generate("sora", PROMPT)
+    assert asked[3:] == [ports]
 
 
 def test_an_event_of_a_newer_server_is_understood() -> None:

@@ -40,6 +40,13 @@ def test_a_model_that_is_none_is_an_artifact_error(tmp_path):
         open_engine(tmp_path)
 
 
+def test_what_the_caller_has_verified_is_not_verified_again(tmp_path, monkeypatch):
+    onnx.save(parser.parse_model(DOUBLE), tmp_path / "model.onnx")
+    manifest = seal(tmp_path, MANIFEST)
+    monkeypatch.delattr("videosdgx.engines.engine.verify")
+    assert open_engine(tmp_path, manifest).manifest is manifest
+
+
 def test_changed_bytes_are_refused(tmp_path):
     onnx.save(parser.parse_model(DOUBLE), tmp_path / "model.onnx")
     seal(tmp_path, MANIFEST)

@@ -8,33 +8,34 @@ import pytest
 
 from videosdgx.families import FAMILIES
 from videosdgx.families.request import InvalidInput, parse_request
-from videosdgx.families.spec import Range
+from videosdgx.families.spec import Input, Range, by_name
 from videosdgx.media.video import encode_mp4, encode_png
 
-DEMO = FAMILIES["wan21"].variants["demo"]
-REAL = FAMILIES["wan21"].variants["t2v-1.3b"]
+WAN, MAGI = FAMILIES["wan21"], FAMILIES["magi1"]
+DEMO = WAN.variant("demo")
+REAL = WAN.variant("t2v-1.3b")
 
 
 def test_everything_but_the_prompt_has_a_default() -> None:
-    request = parse_request({"prompt": b"a cat"}, REAL)
+    request = parse_request({"prompt": b"a cat"}, WAN, REAL)
     assert (request.width, request.height, request.num_frames, request.fps) == (832, 480, 81, 16)
     assert (request.num_inference_steps, request.guidance_scale, request.response_format) == (50, 6.0, "mp4")
-    assert "blurred" in request.negative_prompt and parse_request({"prompt": "a cat"}, DEMO).negative_prompt == ""
+    assert "blurred" in request.negative_prompt and parse_request({"prompt": "a cat"}, WAN, DEMO).negative_prompt == ""
 
 
 def test_a_missing_seed_is_drawn_and_a_given_one_is_kept() -> None:
-    assert len({parse_request({"prompt": "x"}, DEMO).seed for _ in range(8)}) > 1
-    assert parse_request({"prompt": "x", "seed": 2**32 - 1}, DEMO).seed == 2**32 - 1
+    assert len({parse_request({"prompt": "x"}, WAN, DEMO).seed for _ in range(8)}) > 1
+    assert parse_request({"prompt": "x", "seed": 2**32 - 1}, WAN, DEMO).seed == 2**32 - 1
 
 
 @pytest.mark.parametrize(("duration", "frames"), [(0.0, 1), (1.0, 17), (2.1, 33), (5.0, 81), (5.0625, 81)])
 def test_a_duration_becomes_the_nearest_possible_number_of_frames(duration: float, frames: int) -> None:
-    assert parse_request({"prompt": "x", "duration": duration}, REAL).num_frames == frames
+    assert parse_request({"prompt": "x", "duration": duration}, WAN, REAL).num_frames == frames
 
 
 def test_a_video_too_large_in_all_is_refused_though_each_side_is_allowed() -> None:
     with pytest.raises(InvalidInput, match="width x height x num_frames"):
-        parse_request({"prompt": "x", "width": 1280, "height": 720}, REAL)
+        parse_request({"prompt": "x", "width": 1280, "height": 720}, WAN, REAL)
 
 
 def test_ranges_say_what_they_hold() -> None:
@@ -72,24 +73,88 @@ def clip(count: int, fps: int = 24, side: int = 64) -> bytes:
 )
 def test_what_a_clip_in_chunks_cannot_start_from_is_named(values: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(InvalidInput) as caught:
-        parse_request({"prompt": "x", **values}, CHUNKS)
+        parse_request({"prompt": "x", **values}, MAGI, CHUNKS)
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 def test_the_steps_that_weights_were_distilled_for_are_the_only_ones() -> None:
     distilled = replace(CHUNKS, step_counts=(8, 12, 16, 32, 64))
-    assert parse_request({"prompt": "x", "num_inference_steps": 12}, distilled).num_inference_steps == 12
+    assert parse_request({"prompt": "x", "num_inference_steps": 12}, MAGI, distilled).num_inference_steps == 12
     with pytest.raises(InvalidInput, match=r"num_inference_steps is 20, variant chunks takes 8, 12, 16, 32, 64"):
-        parse_request({"prompt": "x", "num_inference_steps": 20}, distilled)
+        parse_request({"prompt": "x", "num_inference_steps": 20}, MAGI, distilled)
 
 
 def test_a_prefix_is_brought_to_size_and_rate_and_says_so() -> None:
-    request = parse_request({"prompt": "x", "video": clip(12, fps=12, side=32)}, CHUNKS)
+    request = parse_request({"prompt": "x", "video": clip(12, fps=12, side=32)}, MAGI, CHUNKS)
     assert request.start == "video" and request.prefix is not None and request.window_size == 4
     assert request.prefix.frames.shape == (24, 64, 64, 3) and request.prefix.frames.dtype == np.uint8
     assert request.prefix.note == "video was 32x32 at 12 frames/s, it is resampled to 64x64 at 24 frames/s"
-    same = parse_request({"prompt": "x", "video": clip(24)}, CHUNKS).prefix
+    same = parse_request({"prompt": "x", "video": clip(24)}, MAGI, CHUNKS).prefix
     assert same is not None and same.note == "" and same.frames.shape[0] == 24
     picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    image = parse_request({"prompt": "x", "image": encode_png(picture)}, CHUNKS).prefix
+    image = parse_request({"prompt": "x", "image": encode_png(picture)}, MAGI, CHUNKS).prefix
     assert image is not None and image.note == "" and np.array_equal(image.frames, picture[None])
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"widht": 64}, "widht is no input of wan21, did you mean width?"),
+        ({"window_size": 2}, "window_size is no input of wan21"),
+        ({"width": "64"}, "width is '64', it must be a whole number"),
+        ({"width": 64.5}, r"width is 64\.5, it must be a multiple of 16"),
+        ({"seed": True}, "seed is True, it must be a whole number"),
+        ({"seed": float("nan")}, "seed is nan, it must be a whole number from 0 to 4294967295"),
+        ({"guidance_scale": "much"}, "guidance_scale is 'much', it must be a number"),
+        ({"prompt": 7}, "prompt is 7, it must be text"),
+        ({"prompt": " "}, "prompt is empty, it must say what the video shows"),
+        ({"image": "x.png"}, "image must be the bytes of a file"),
+    ],
+)
+def test_what_is_not_as_the_table_says_is_refused_by_name(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        parse_request({"prompt": "x"} | values, WAN, DEMO)
+
+
+def test_a_prompt_that_is_missing_is_asked_for() -> None:
+    with pytest.raises(InvalidInput, match="prompt is empty, it must say what the video shows"):
+        parse_request({"seed": 1}, WAN, DEMO)
+
+
+OWN = by_name(
+    (
+        Input("audio_guidance", "FP32", "how closely the sound follows", low=0.0, high=10.0, default=2.5),
+        Input("loop", "BOOL", "whether the end meets the beginning"),
+        Input("style", "BYTES", "how it looks", choices=("plain", "drawn"), default="plain"),
+        Input("times", "INT32", "when the images are shown", low=0, high=100, dims=(-1,)),
+        Input("last_image", "BYTES", "PNG or JPEG that is the last frame", file=True),
+    )
+)
+LATER = replace(WAN, name="later", inputs={**WAN.inputs, **OWN})
+
+
+def test_inputs_that_only_one_family_has_need_no_field() -> None:
+    usual = parse_request({"prompt": "x"}, LATER, DEMO)
+    assert usual.more == {"audio_guidance": 2.5, "style": "plain"}
+    values = {"audio_guidance": np.float32(3), "loop": np.bool_(True), "style": b"drawn", "times": [0, 8], "last_image": b"png"}
+    request = parse_request({"prompt": "x", "seed": 4, "duration": 1.0, **values}, LATER, DEMO)
+    assert request.more == {"audio_guidance": 3.0, "loop": True, "style": "drawn", "times": [0, 8], "last_image": b"png"}
+    assert request.numbers(LATER) == {
+        "width": 64, "height": 64, "num_frames": 9, "fps": 8, "seed": 4, "num_inference_steps": 20, "guidance_scale": 3.0,
+        "audio_guidance": 3.0, "times": [0, 8],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"audio_guidance": 11}, r"audio_guidance is 11\.0, it must be a number from 0 to 10"),
+        ({"loop": 1}, "loop is 1, it must be true or false"),
+        ({"style": "blurred"}, "style is 'blurred', it must be one of plain, drawn"),
+        ({"times": 3}, "times is 3, it must be a list"),
+        ({"times": [3, 101]}, "times is 101, it must be a whole number from 0 to 100"),
+    ],
+)
+def test_they_are_checked_by_the_table_too(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        parse_request({"prompt": "x"} | values, LATER, DEMO)

@@ -139,9 +139,9 @@ def _compare_forward(
     seen: dict[str, Tensor] = {}
     record(model, seen)
     flags = torch.full((call.clips,), call.has_text)
-    step_size = None if call.step_size is None else torch.tensor(call.step_size)
+    step_size = None if call.step_size is None else torch.tensor([call.step_size])
     seen["mid.tokens_in"] = _tokens_first(model.patchify(call.x))
-    seen["mid.condition"] = model.condition(call.t, flags, step_size)
+    seen["mid.condition"] = model.condition(call.t, flags[:, None], step_size)
     seen["mid.text_tokens"] = model.y_embedder(call.y[call.mask]).to(model.compute_dtype)
     seen["out.v"] = call.at_once(model)
     expected = [name for name in tensors if not name.startswith("in.")]

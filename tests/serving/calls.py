@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 import tritonclient.http as http
 
-DTYPES = {
-    "prompt": "BYTES", "negative_prompt": "BYTES", "response_format": "BYTES", "image": "BYTES", "seed": "INT64",
-    "guidance_scale": "FP32", "duration": "FP32", "width": "INT32", "height": "INT32", "num_frames": "INT32",
-    "fps": "INT32", "num_inference_steps": "INT32", "video": "BYTES", "window_size": "INT32",
-}  # fmt: skip
+from videosdgx.families import FAMILIES
+
+DTYPES = {name: one.datatype for family in FAMILIES.values() for name, one in family.inputs.items()}
 NUMPY = {"BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32}
 
 

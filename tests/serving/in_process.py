@@ -1,16 +1,17 @@
-"""MAGI-1's pipeline in this process, with the engines that the server has."""
+"""A family's pipeline in this process, with the engines that a server has."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
-from videosdgx.artifacts import verify
+from videosdgx.artifacts import PIPELINE, verify
+from videosdgx.engines.engine import StatefulEngine
 from videosdgx.families import FAMILIES
 from videosdgx.families.request import parse_request
+from videosdgx.families.spec import load
 from videosdgx.serving.settings import FamilySettings, Settings
-
-VARIANT = FAMILIES["magi1"].variants["demo"]
 
 
 class Silent:
@@ -25,23 +26,28 @@ class Silent:
     def step(self, step: int) -> None: ...
 
 
-def magi1_chunks(home: Path, **values: object) -> Iterator[np.ndarray]:
-    """The chunks of a clip, uint8 [F,H,W,3] each, without Triton."""
-    from videosdgx.families.magi1 import components, generate
+def pieces(home: Path, family: str, **values: object) -> Iterator[np.ndarray]:
+    """The frames of each piece of a demo's clip, uint8 [F,H,W,3], without Triton."""
     from videosdgx.families.prompts import PromptCache
 
-    chosen = FamilySettings(variant="demo", precision=FAMILIES["magi1"].default_precision)
-    settings = Settings(home=home, target="cpu", families={"magi1": chosen}, http_port=0, grpc_port=0, metrics_port=0)
+    spec = FAMILIES[family]
+    variant = spec.variant("demo")
+    chosen = FamilySettings(variant="demo", precision=spec.default_precision)
+    settings = Settings(home=home, target="cpu", families={family: chosen}, http_port=0, grpc_port=0, metrics_port=0)
     opened = {}
-    for name, opener in components.OPENERS.items():
-        directory = settings.artifact("magi1", name)
-        opened[name] = opener(directory, verify(directory))
+    for name, component in spec.components.items():
+        directory = settings.artifact(family, name)
+        opened[name] = load(component.opener)(directory, verify(directory))
     networks = {name: component.run for name, component in opened.items()}
-    request = parse_request(values, VARIANT)
-    pipeline = settings.artifact("magi1", "pipeline")
+    request = parse_request(values, spec, variant)
     try:
-        yield from generate.generate(pipeline, VARIANT, request, networks, Silent(), PromptCache())
-        assert opened["transformer"].facts() == {"generations": 0, "state_bytes": 0}
+        made = load(spec.generate)(settings.artifact(family, PIPELINE), variant, request, networks, Silent(), PromptCache())
+        for piece in made:
+            yield piece.frames
+        for name in spec.stateful:
+            stateful = cast(StatefulEngine, opened[name])
+            stateful.release(Silent.id)
+            assert stateful.facts() == {"generations": 0, "state_bytes": 0}
     finally:
         for component in opened.values():
             component.close()

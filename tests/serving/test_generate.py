@@ -12,52 +12,23 @@ import pytest
 
 from tests.conftest import Server
 from tests.serving.calls import generate, post
-from videosdgx.engines.engine import open_engine
+from tests.serving.in_process import pieces
 from videosdgx.families import FAMILIES
-from videosdgx.families.request import parse_request
-from videosdgx.media.video import encode_mp4, to_uint8
-from videosdgx.serving.settings import FamilySettings, Settings
+from videosdgx.media.video import encode_mp4
 
 pytestmark = pytest.mark.server
 
 PROMPT = "a red circle moving right on a teal background"
-VARIANT = FAMILIES["wan21"].variants["demo"]
-
-
-class Silent:
-    """Progress that nobody watches."""
-
-    def phase(self, name: str) -> None: ...
-
-    def step(self, step: int) -> None: ...
-
-
-def in_process(server: Server, **values: object) -> np.ndarray:
-    """The same request through the same engine, without Triton."""
-    from videosdgx.families.prompts import PromptCache
-    from videosdgx.families.wan21 import components, pipeline
-
-    settings = Settings(
-        home=server.home, target="cpu", families={"wan21": FamilySettings(variant="demo", precision="fp8")},
-        http_port=0, grpc_port=0, metrics_port=0,
-    )  # fmt: skip
-    networks = {}
-    for name, opener in components.OPENERS.items():
-        directory = settings.artifact("wan21", name)
-        networks[name] = opener(directory, settings.refuse_unwanted(directory)).run
-    networks["transformer"] = open_engine(settings.artifact("wan21", "transformer")).run
-    request = parse_request(values, VARIANT)
-    directory = settings.artifact("wan21", "pipeline")
-    return pipeline.generate(directory, VARIANT, request, networks, Silent(), PromptCache())
+VARIANT = FAMILIES["wan21"].variant("demo")
 
 
 def test_the_served_video_equals_the_pipeline_in_this_process(server: Server) -> None:
-    frames = to_uint8(in_process(server, prompt=PROMPT, seed=7))
+    (frames,) = pieces(server.home, "wan21", prompt=PROMPT, seed=7)
     video, metadata = generate(server.http_url, prompt=PROMPT, seed=7)
     # The encoder is deterministic, so equal files say that the frames were equal in every pixel.
     assert video == encode_mp4(frames, VARIANT.fps)
     assert metadata["precision"] == "fp8" and metadata["seed"] == 7
-    single = to_uint8(in_process(server, prompt=PROMPT, seed=7, num_frames=1))
+    (single,) = pieces(server.home, "wan21", prompt=PROMPT, seed=7, num_frames=1)
     png, _ = generate(server.http_url, prompt=PROMPT, seed=7, num_frames=1, response_format="png")
     with av.open(io.BytesIO(png)) as container:
         served = next(container.decode(video=0)).to_ndarray(format="rgb24")

@@ -14,7 +14,7 @@ import pytest
 from client import Chunk, Event, Video, VideoClient
 from tests.conftest import Server
 from tests.serving.calls import generate, post
-from tests.serving.in_process import magi1_chunks
+from tests.serving.in_process import pieces
 from videosdgx.media.fragments import FragmentEncoder, whole_mp4
 from videosdgx.media.prefix import read_video
 from videosdgx.media.video import encode_mp4, encode_png
@@ -86,7 +86,7 @@ def test_a_fragment_for_each_chunk_comes_before_the_next_chunk_is_finished(clien
 
 def test_every_way_gives_the_clip_that_the_pipeline_makes_in_this_process(client: VideoClient, magi1_server: Server) -> None:
     values = {"prompt": PROMPT, "seed": 7, "num_frames": 60, "num_inference_steps": 4}
-    made = list(magi1_chunks(magi1_server.home, **values))
+    made = list(pieces(magi1_server.home, "magi1", **values))
     encoder = FragmentEncoder(24)
     expected = [encoder.encode(frames) for frames in made]
     # The encoder is deterministic, so equal files say that the frames were equal in every pixel.
@@ -199,7 +199,7 @@ def test_a_clip_continues_a_video(client: VideoClient, magi1_server: Server) -> 
     assert made.metadata["num_frames"] == 72 and "resampled" not in made.metadata["note"]
     assert len(streamed) == made.metadata["chunks"] == 1
     # Byte for byte what the pipeline makes here, so the beginning has gone through no autoencoder and the rest has seen it.
-    expected = list(magi1_chunks(magi1_server.home, **values))
+    expected = list(pieces(magi1_server.home, "magi1", **values))
     assert streamed[0].data == FragmentEncoder(24).encode(*expected)
     # Encoded twice: no frame is missing, moved or darker.
     difference = decoded(made.data)[:48].astype(int) - frames

@@ -38,6 +38,7 @@ def test_an_occupied_port_is_named_with_its_option(tmp_path: Path) -> None:
         (["--precision", "wan21=fp3"], ["fp3", "nvfp4"]),
         (["--precision", "wan22=fp8"], ["wan22", "wan21"]),
         (["--variant", "wan21=t2v-2b"], ["t2v-2b", "t2v-1.3b"]),
+        (["--variant", "wan21=i2v-14b-480p"], ["i2v-14b-480p", "cannot be used yet", "image encoder", "use a t2v variant"]),
         (["--family", "sora"], ["sora", "wan21"]),
         (["--target", "sm90"], ["sm90", "sm121"]),
         (["--http-port", "8123", "--grpc-port", "8123"], ["differ", "8123"]),
@@ -46,6 +47,10 @@ def test_an_occupied_port_is_named_with_its_option(tmp_path: Path) -> None:
 def test_a_wrong_choice_is_answered_with_the_right_ones(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
     line = refused(tmp_path, *arguments)
     assert all(word in line for word in words), line
+
+
+def test_variants_that_cannot_be_used_are_not_offered(tmp_path: Path) -> None:
+    assert "i2v" not in refused(tmp_path, "--variant", "wan21=t2v-2b")
 
 
 def test_a_missing_artifact_of_a_real_variant_says_how_to_make_it(tmp_path: Path) -> None:
@@ -87,6 +92,9 @@ def test_a_decoder_that_was_compiled_is_served_instead_of_pytorchs(tmp_path: Pat
         (directory / MANIFEST).write_text("{}")
         assert settings.artifact("wan21", "vae") == directory
     assert settings.artifact("wan21", "transformer").name == "fp8-sm121"
+    assert settings.artifact("wan21", "pipeline").name == "config-sm121"
+    with pytest.raises(ValueError, match="unknown component 'image_encoder' of wan21; there are: text_encoder, "):
+        settings.artifact("wan21", "image_encoder")
 
 
 def test_a_family_without_artifacts_is_left_out_unless_somebody_asked_for_it(

@@ -1,6 +1,6 @@
 """The interface of every engine, and the one function that opens an artifact's engine with the right runtime."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from videosdgx.artifacts import ArtifactError, Manifest, verify
 
 
 class Engine(Protocol):
-    """A loaded network. Tensors are numpy arrays in host memory (rule 5 of the design)."""
+    """A loaded network. Tensors are numpy arrays in host memory (docs/design.md, rule 5)."""
 
     manifest: Manifest
 
@@ -23,13 +23,35 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(directory: Path, threads: int = 0) -> Engine:
-    """Verify the artifact's digests and load its engine. `threads` limits CPU runtimes (0: as many as cores).
+class StatefulEngine(Engine, Protocol):
+    """An engine that keeps something for each generation, until it is told that the generation is over.
+
+    `on_change` is called with the facts whenever they change, perhaps in another thread.
+    """
+
+    on_change: Callable[[dict[str, int]], None]
+
+    def release(self, generation: str) -> None:
+        """Drop what is kept for a generation; nothing happens if there is nothing."""
+        ...
+
+    def facts(self) -> dict[str, int]:
+        """`generations`: for how many something is kept, and `state_bytes`: in how many bytes."""
+        ...
+
+
+def open_engine(directory: Path, manifest: Manifest | None = None, threads: int = 0) -> Engine:
+    """Load the engine of an artifact.
+
+    Args:
+        directory: of the artifact.
+        manifest: its manifest, if the caller has verified it; else that is done here.
+        threads: of runtimes for the CPU (0: as many as cores).
 
     Raises:
         ArtifactError: the artifact is not whole, or names a runtime that holds no engine.
     """
-    manifest = verify(directory)
+    manifest = manifest or verify(directory)
     # The runtimes are imported where they are needed: each is large, and a machine has one of them.
     if manifest.runtime == "onnxruntime":
         from videosdgx.engines.onnxruntime_engine import OnnxRuntimeEngine

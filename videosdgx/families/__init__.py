@@ -1,7 +1,7 @@
 """What each model family is: its limits and defaults, its pipeline, its samplers."""
 
 from videosdgx.families.magi1.spec import SPEC as MAGI1
-from videosdgx.families.spec import FamilySpec
+from videosdgx.families.spec import FamilySpec, by_name
 from videosdgx.families.wan21.spec import SPEC as WAN21
 
-FAMILIES: dict[str, FamilySpec] = {spec.name: spec for spec in (WAN21, MAGI1)}
+FAMILIES: dict[str, FamilySpec] = by_name((WAN21, MAGI1))

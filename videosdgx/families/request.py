@@ -1,4 +1,4 @@
-"""One generation as a user asks for it: parsed, completed with the variant's defaults, and checked against its limits."""
+"""One generation as a user asks for it: read by the family's table, completed with the variant's defaults, and checked."""
 
 import math
 import secrets
@@ -6,18 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from videosdgx.families.spec import Start, Variant
+import numpy as np
+
+from videosdgx.families.common import MAX_SEED, MAX_STEPS
+from videosdgx.families.spec import FamilySpec, Input, Range, Start, Variant, did_you_mean, plain
 from videosdgx.media.prefix import Prefix, read_image, read_video
 
-MAX_PROMPT_CHARACTERS = 4_000
-MAX_SEED = 2**32 - 1
-MAX_STEPS = 100
-MAX_GUIDANCE = 30.0
-MAX_FPS = 60
-MAX_WINDOW = 4
 QUARTERS = 4
 STARTS: tuple[Start, ...] = ("image", "video")
-RESPONSE_FORMATS = ("mp4", "b64_json", "path", "png")
+# What a variant says of a request that does not.
+_BY_VARIANT = (
+    "negative_prompt", "width", "height", "num_frames", "fps", "num_inference_steps", "guidance_scale", "window_size",
+)  # fmt: skip
+# Inputs that become something else: `num_frames`, and `start` with `prefix`.
+_TURNED = ("duration", *STARTS)
+
+# The least and the largest number, or those of a range.
+Limits = Range | tuple[float, float]
 
 
 class InvalidInput(ValueError):
@@ -29,6 +34,7 @@ class GenerationRequest:
     """A complete, valid request. Sizes in pixels, `fps` in frames per second.
 
     `prefix` is what the clip starts from, already at its size and rate; `start` says whether that was an image or a video.
+    `more` has the inputs for which there is no field, by name, so that a family can have inputs of its own.
     """
 
     prompt: str
@@ -44,45 +50,141 @@ class GenerationRequest:
     window_size: int = 0
     start: Start | None = None
     prefix: Prefix | None = field(default=None, compare=False)
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def numbers(self, spec: FamilySpec) -> dict[str, Any]:
+        """Every number of the request that is an input of its family, by name. A duration has become `num_frames`."""
+        known = {**self.more, **vars(self)}
+        return {name: known[name] for name, one in spec.inputs.items() if one.is_number and name in known}
 
 
-def _text(values: Mapping[str, Any], name: str, default: str) -> str:
-    text = values.get(name, default)
-    if isinstance(text, bytes):
-        try:
-            text = text.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InvalidInput(f"{name} is not valid UTF-8 at byte {error.start}") from None
-    if len(text) > MAX_PROMPT_CHARACTERS:
-        raise InvalidInput(f"{name} has {len(text)} characters, at most {MAX_PROMPT_CHARACTERS} are allowed")
-    return str(text)
+def parse_request(values: Mapping[str, Any], spec: FamilySpec, variant: Variant) -> GenerationRequest:
+    """Turn input values (text as `bytes` or `str`, numbers) into a complete request.
+
+    Args:
+        values: the inputs that were given, by name; anything absent takes the variant's default. Without a `seed` one
+            is drawn at random, and is reported in the metadata.
+        spec: the family, whose table says what inputs there are.
+        variant: whose defaults and limits count.
+
+    Raises:
+        InvalidInput: naming the first input that cannot be used, and the limit.
+    """
+    for name in values:
+        if name not in spec.inputs:
+            raise InvalidInput(f"{name} is no input of {spec.name}{did_you_mean(name, spec.inputs)}")
+    fps = _read(spec.inputs["fps"], values["fps"], None) if "fps" in values else variant.fps
+    limits: dict[str, Limits] = {
+        "width": variant.sides,
+        "height": variant.sides,
+        "num_frames": variant.frames,
+        "duration": (0.0, variant.frames.high / fps),
+    }
+    given = {
+        name: _read(one, values.get(name, ""), limits.get(name))
+        for name, one in spec.inputs.items()
+        if name in values or one.required
+    }
+    chosen: dict[str, Any] = {name: getattr(variant, name) for name in _BY_VARIANT}
+    chosen |= {name: one.default for name, one in spec.inputs.items() if one.default is not None}
+    chosen |= {"seed": secrets.randbelow(MAX_SEED + 1)} | given
+    if "duration" in given:
+        chosen["num_frames"] = _nearest_length(given, variant, fps)
+    _check_together(chosen, variant)
+    # Last, as it is the only check that takes time.
+    start, prefix = _prefix(given, variant, chosen)
+    fields = GenerationRequest.__dataclass_fields__
+    return GenerationRequest(
+        **{name: value for name, value in chosen.items() if name in fields},
+        start=start,
+        prefix=prefix,
+        more={name: value for name, value in chosen.items() if name not in fields and name not in _TURNED},
+    )
 
 
-def _whole(values: Mapping[str, Any], name: str, default: int, low: int, high: int) -> int:
-    value = values.get(name, default)
-    if not low <= value <= high:
-        raise InvalidInput(f"{name} is {value}, it must be a whole number from {low} to {high}")
-    return int(value)
+def _read(one: Input, value: Any, limits: Limits | None) -> Any:
+    """The value of an input as its table has it: text as `str`, a file as `bytes`, numbers as Python's, or a list of those.
+
+    `limits` are the variant's; without, those of the table count.
+    """
+    if one.is_list:
+        if not isinstance(value, list | tuple):
+            raise InvalidInput(f"{one.name} is {value!r}, it must be a list")
+        return [_read_one(one, item, limits) for item in value]
+    return _read_one(one, value, limits)
 
 
-def _real(values: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
-    value = float(values.get(name, default))
-    if not (math.isfinite(value) and low <= value <= high):
-        raise InvalidInput(f"{name} is {value}, it must be a number from {low:g} to {high:g}")
+def _read_one(one: Input, value: Any, limits: Limits | None) -> Any:
+    if one.datatype == "BYTES":
+        return _file(one, value) if one.file else _text(one, value)
+    if one.datatype == "BOOL":
+        if not isinstance(value, bool | np.bool_):
+            raise InvalidInput(f"{one.name} is {value!r}, it must be true or false")
+        return bool(value)
+    if limits is None and one.low is not None and one.high is not None:
+        limits = one.low, one.high
+    return _number(one, value, limits)
+
+
+def _number(one: Input, value: Any, limits: Limits | None) -> int | float:
+    whole = one.datatype.startswith("INT")
+    allowed = "a whole number" if whole else "a number"
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise InvalidInput(f"{one.name} is {value!r}, it must be {allowed}")
+    fits = math.isfinite(value) and (not whole or value == int(value))
+    number = int(value) if whole and fits else float(value)
+    if isinstance(limits, Range):
+        fits, allowed = fits and number in limits, str(limits)
+    elif limits is not None:
+        low, high = limits
+        fits, allowed = fits and low <= number <= high, f"{allowed} from {plain(low)} to {plain(high)}"
+    if not fits:
+        raise InvalidInput(f"{one.name} is {number}, it must be {allowed}")
+    return number
+
+
+def _file(one: Input, value: Any) -> bytes:
+    if not isinstance(value, bytes):
+        raise InvalidInput(f"{one.name} must be the bytes of a file")
     return value
 
 
-def _num_frames(values: Mapping[str, Any], variant: Variant, fps: int) -> int:
-    if "duration" not in values:
-        num_frames = int(values.get("num_frames", variant.num_frames))
-        if num_frames not in variant.frames:
-            raise InvalidInput(f"num_frames is {num_frames}, it must be {variant.frames}")
-        return num_frames
-    if "num_frames" in values:
+def _text(one: Input, value: Any) -> str:
+    if isinstance(value, bytes):
+        try:
+            value = value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidInput(f"{one.name} is not valid UTF-8 at byte {error.start}") from None
+    if not isinstance(value, str):
+        raise InvalidInput(f"{one.name} is {value!r}, it must be text")
+    if one.most_characters is not None and len(value) > one.most_characters:
+        raise InvalidInput(f"{one.name} has {len(value)} characters, at most {one.most_characters} are allowed")
+    if one.choices and value not in one.choices:
+        raise InvalidInput(f"{one.name} is {value[:40]!r}, it must be one of {', '.join(one.choices)}")
+    if one.required and not value.strip():
+        raise InvalidInput(f"{one.name} is empty, it must say {one.meaning}")
+    return value
+
+
+def _nearest_length(given: Mapping[str, Any], variant: Variant, fps: int) -> int:
+    """The possible number of frames that comes nearest to the duration."""
+    if "num_frames" in given:
         raise InvalidInput("duration and num_frames were both given, give one of them")
-    duration = _real(values, "duration", 0.0, 0.0, variant.frames.high / fps)
-    steps = round((duration * fps - variant.frames.low) / variant.frames.step)
+    steps = round((given["duration"] * fps - variant.frames.low) / variant.frames.step)
     return variant.frames.low + max(0, steps) * variant.frames.step
+
+
+def _check_together(chosen: Mapping[str, Any], variant: Variant) -> None:
+    """Check what no input says by itself."""
+    num_frames = chosen["num_frames"]
+    pixels = chosen["width"] * chosen["height"] * num_frames
+    if pixels > variant.max_pixels:
+        raise InvalidInput(
+            f"width x height x num_frames is {pixels}, at most {variant.max_pixels} are allowed for variant {variant.name}"
+        )
+    if chosen["response_format"] == "png" and num_frames != 1:
+        raise InvalidInput(f"response_format is 'png', which needs num_frames 1, but num_frames is {num_frames}")
+    check_steps("num_inference_steps", chosen["num_inference_steps"], variant, chosen["window_size"])
 
 
 def check_steps(name: str, steps: int, variant: Variant, window_size: int) -> int:
@@ -103,80 +205,25 @@ def check_steps(name: str, steps: int, variant: Variant, window_size: int) -> in
     return steps
 
 
-def _prefix(
-    values: Mapping[str, Any], variant: Variant, height: int, width: int, fps: int, num_frames: int
-) -> tuple[Start | None, Prefix | None]:
-    given = [name for name in STARTS if name in values]
-    for name in given:
+def _prefix(given: Mapping[str, Any], variant: Variant, chosen: Mapping[str, Any]) -> tuple[Start | None, Prefix | None]:
+    """What the clip starts from, at its size and rate."""
+    names = [name for name in STARTS if name in given]
+    for name in names:
         if name not in variant.starts_from:
             kinds = " or ".join(("text", *variant.starts_from)) if variant.starts_from else "text only"
             raise InvalidInput(f"{name} was given, but variant {variant.name} makes video from {kinds}")
-    if not given:
+    if not names:
         return None, None
-    if len(given) > 1:
+    if len(names) > 1:
         raise InvalidInput("image and video were both given, give one of them")
-    (name,) = given
+    (name,) = names
+    height, width, fps, num_frames = (chosen[one] for one in ("height", "width", "fps", "num_frames"))
     try:
         if name == "image":
-            return name, read_image(values[name], height, width)
-        prefix = read_video(values[name], height, width, fps, num_frames)
+            return name, read_image(given[name], height, width)
+        prefix = read_video(given[name], height, width, fps, num_frames)
     except ValueError as error:
         raise InvalidInput(f"{name} {error}") from None
     if len(prefix.frames) == num_frames:
         raise InvalidInput(f"{name} has {num_frames} frames at {fps} frames/s, as many as num_frames: nothing is left to make")
     return name, prefix
-
-
-def parse_request(values: Mapping[str, Any], variant: Variant) -> GenerationRequest:
-    """Turn input values (text as `bytes` or `str`, numbers) into a complete request.
-
-    Args:
-        values: the inputs that were given, by name; anything absent takes the variant's default. Without a `seed` one
-            is drawn at random, and is reported in the metadata.
-        variant: whose defaults and limits count.
-
-    Raises:
-        InvalidInput: naming the first input that cannot be used, and the limit.
-    """
-    prompt = _text(values, "prompt", "")
-    if not prompt.strip():
-        raise InvalidInput("prompt is empty, it must say what the video shows")
-    sides = {"width": variant.width, "height": variant.height}
-    for name in sides:
-        sides[name] = int(values.get(name, sides[name]))
-        if sides[name] not in variant.sides:
-            raise InvalidInput(f"{name} is {sides[name]}, it must be {variant.sides}")
-    fps = _whole(values, "fps", variant.fps, 1, MAX_FPS)
-    num_frames = _num_frames(values, variant, fps)
-    pixels = sides["width"] * sides["height"] * num_frames
-    if pixels > variant.max_pixels:
-        raise InvalidInput(
-            f"width x height x num_frames is {pixels}, at most {variant.max_pixels} are allowed for variant {variant.name}"
-        )
-    response_format = _text(values, "response_format", "mp4")
-    if response_format not in RESPONSE_FORMATS:
-        raise InvalidInput(f"response_format is {response_format[:40]!r}, it must be one of {', '.join(RESPONSE_FORMATS)}")
-    if response_format == "png" and num_frames != 1:
-        raise InvalidInput(f"response_format is 'png', which needs num_frames 1, but num_frames is {num_frames}")
-    window_size = _whole(values, "window_size", variant.window_size, 1, MAX_WINDOW) if variant.window_size else 0
-    steps = int(values.get("num_inference_steps", variant.num_inference_steps))
-    check_steps("num_inference_steps", steps, variant, window_size)
-    seed = _whole(values, "seed", secrets.randbelow(MAX_SEED + 1), 0, MAX_SEED)
-    guidance_scale = _real(values, "guidance_scale", variant.guidance_scale, 0.0, MAX_GUIDANCE)
-    negative_prompt = _text(values, "negative_prompt", variant.negative_prompt)
-    # Last, as it is the only check that takes time.
-    start, prefix = _prefix(values, variant, sides["height"], sides["width"], fps, num_frames)
-    return GenerationRequest(
-        prompt=prompt,
-        negative_prompt=negative_prompt,
-        **sides,
-        num_frames=num_frames,
-        fps=fps,
-        seed=seed,
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        response_format=response_format,
-        window_size=window_size,
-        start=start,
-        prefix=prefix,
-    )

@@ -1,7 +1,7 @@
 """Images and videos that a clip starts from: files of any size and rate become frames of the size and rate asked for.
 
 Frames are scaled to the size without keeping the aspect ratio, with ffmpeg's own `fps` and `scale` filters, as the
-official MAGI-1 code has ffmpeg do it (spec: magi1, section 10.2), but with exact colours. Messages of errors begin with
+official MAGI-1 code has ffmpeg do it (docs/specs/magi1.md, section 10.2), but with exact colours. Messages of errors begin with
 "is" or "has": the caller puts the name of the input in front.
 """
 

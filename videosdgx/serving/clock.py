@@ -29,7 +29,7 @@ class Clock:
     step_seconds: list[float] = field(default_factory=list)
     chunk_seconds: list[float] = field(default_factory=list)
     current: str = ""
-    _chunks: int = 0
+    chunks: int = 0  # as the family told; 0 if it makes a clip as a whole
     _since: float = 0.0
     _step_since: float = 0.0
 
@@ -40,15 +40,15 @@ class Clock:
 
     def plan(self, steps: int, chunks: int) -> None:
         """A family that makes a clip in chunks tells how many there are, and how many steps they take together."""
-        self.steps, self._chunks = steps, chunks
+        self.steps, self.chunks = steps, chunks
 
     def event(self, phase: str, step: int = 0, detail: str = "", video: bytes | None = None, chunk: int = 0) -> None:
         """Send one event. `chunk` counts from 1; by default it is the one that comes next."""
         self.check()
         elapsed = round(time.perf_counter() - self.started, 3)
         event = {"id": self.id, "phase": phase, "step": step, "steps": self.steps, "elapsed": elapsed, "detail": detail}
-        if self._chunks:
-            event |= {"chunk": chunk or min(len(self.chunk_seconds) + 1, self._chunks), "chunks": self._chunks}
+        if self.chunks:
+            event |= {"chunk": chunk or min(len(self.chunk_seconds) + 1, self.chunks), "chunks": self.chunks}
         self.emit(event, video)
 
     def phase(self, name: str, detail: str = "") -> None:

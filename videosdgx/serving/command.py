@@ -9,11 +9,11 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
-from videosdgx.artifacts import ArtifactError, read_manifest
+from videosdgx.artifacts import PIPELINE, ArtifactError, Target, read_manifest
 from videosdgx.families import FAMILIES
 from videosdgx.home import CHECKOUT, default_home
 from videosdgx.serving.settings import FamilySettings, Settings
@@ -62,16 +62,26 @@ def choose_families(names: list[str], variants: list[str], precisions: list[str]
             continue
         variant = variant_of.get(name, "demo")
         precision = precision_of.get(name, spec.default_precision)
-        if variant not in spec.variants:
-            raise ServerProblem(f"--variant {name}={variant}: {name} has the variants {', '.join(spec.variants)}")
+        try:
+            spec.variant(variant)
+        except ValueError as error:
+            raise ServerProblem(f"--variant {name}={variant}: {error}") from None
         if precision not in spec.precisions:
             raise ServerProblem(f"--precision {name}={precision}: {name} has the precisions {', '.join(spec.precisions)}")
         chosen[name] = FamilySettings(variant=variant, precision=precision)
     return chosen
 
 
-def default_target() -> str:
-    """`sm121` where there is an NVIDIA GPU, else `cpu`."""
+def choose_target(wanted: str | None) -> Target:
+    """The target that was named; by default `sm121` where there is an NVIDIA GPU, else `cpu`.
+
+    Raises:
+        ServerProblem: there is no such target.
+    """
+    if wanted is not None:
+        if wanted not in get_args(Target):
+            raise ServerProblem(f"--target is {wanted!r}, it must be {' or '.join(get_args(Target))}")
+        return cast(Target, wanted)
     return "sm121" if Path("/dev/nvidiactl").exists() or Path("/dev/nvgpu").exists() else "cpu"
 
 
@@ -83,7 +93,7 @@ def export_missing(settings: Settings, family: str) -> None:
     """
     chosen = settings.families[family]
     try:
-        for component in ("pipeline", *FAMILIES[family].components):
+        for component in (PIPELINE, *FAMILIES[family].components):
             settings.refuse_unwanted(settings.artifact(family, component))
     except ArtifactError as error:
         command = ["export", family, "--variant", chosen.variant, "--precision", chosen.precision]
@@ -210,7 +220,7 @@ def serve(
     try:
         settings = Settings(
             home=(home or default_home()).expanduser().resolve(),
-            target=target or default_target(),
+            target=choose_target(target),
             families=choose_families(family or [], variant or [], precision or []),
             http_port=http_port,
             grpc_port=grpc_port,
@@ -218,8 +228,6 @@ def serve(
             address=address,
             allow_random_weights=allow_random_weights,
         )
-        if settings.target not in ("cpu", "sm121"):
-            raise ServerProblem(f"--target is {settings.target!r}, it must be cpu or sm121")
         if not (CHECKOUT / "model_repository").is_dir():
             raise ServerProblem("no model_repository beside the package: install from a checkout with pip install -e")
         ports = {"--http-port": http_port, "--grpc-port": grpc_port, "--metrics-port": metrics_port}

@@ -1,10 +1,11 @@
-"""The engine manager: the only one that loads components on behalf of requests (rule 2 of the design).
+"""The engine manager: the only one that loads components on behalf of requests (docs/design.md, rule 2).
 
 Its policy here is the simplest: a generation gets one of a few slots, in the order of arrival; what it needs is loaded
-if it is not. Commands come as JSON; nothing waits inside one, so that `status` is always answered:
+if it is not. Commands come as JSON; none waits for a load, so that each is answered in milliseconds:
 
     {"action": "acquire", "id": ..., "family": ..., "pid": ...}  -> state queued | loading | ready; asked again until ready
     {"action": "release", "id": ...}                             -> the slot is free
+    {"action": "ports"}                                          -> where the server listens, and which families it serves
     {"action": "status"}                                         -> everything that `videosdgx status` shows
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 
 from videosdgx import __version__, memory
 from videosdgx.families import FAMILIES
+from videosdgx.serving.names import component_models
 from videosdgx.serving.settings import Settings
 
 # Two generations at a time keep the processor busy while one decodes; more would only make each slower.
@@ -45,7 +47,11 @@ def alive(pid: int) -> bool:
 
 
 class EngineManager:
-    """Slots, leases and the loading of components. `load`, `unload` and `is_ready` are Triton's calls."""
+    """Slots, leases and the loading of components. `load`, `unload` and `is_ready` are Triton's calls.
+
+    Commands may come from several threads. The lock guards the fields and nothing else: it is not held while Triton is asked
+    or a file is read.
+    """
 
     def __init__(
         self,
@@ -71,17 +77,14 @@ class EngineManager:
         action = command.get("action")
         if action == "status":
             return self.status()
+        if action == "ports":
+            return self.ports()
         if action == "acquire":
             return self.acquire(str(command["id"]), str(command["family"]), int(command["pid"]))
         if action == "release":
-            with self._lock:
-                self._leases.pop(str(command["id"]), None)
+            self._drop(str(command["id"]))
             return {"state": "released"}
-        raise ValueError(f"action is {action!r}, it must be one of acquire, release, status")
-
-    def components(self, family: str) -> list[str]:
-        """Names of the Triton models that hold a family's weights."""
-        return [f"{family}_{component}" for component in FAMILIES[family].components]
+        raise ValueError(f"action is {action!r}, it must be one of acquire, release, ports, status")
 
     def acquire(self, lease_id: str, family: str, pid: int) -> dict[str, Any]:
         """Ask for a slot and the family's components; to be repeated until `state` is `ready`.
@@ -91,36 +94,54 @@ class EngineManager:
         """
         if family not in self.settings.families:
             raise ValueError(f"family is {family!r}, this server serves {', '.join(self.settings.families)}")
+        self._drop_abandoned()
         with self._lock:
-            self._drop_abandoned()
-            if lease_id not in self._leases:
-                self._leases[lease_id] = Lease(lease_id, family, pid)
+            self._leases.setdefault(lease_id, Lease(lease_id, family, pid))
             ahead = list(self._leases).index(lease_id) - SLOTS + 1
-            if ahead > 0:
-                return {"state": "queued", "ahead": ahead}
-            missing = [name for name in self.components(family) if not self._ensure(name, lease_id)]
+        if ahead > 0:
+            return {"state": "queued", "ahead": ahead}
+        try:
+            missing = [name for name in component_models(family) if not self._ensure(name)]
+        except ValueError:
+            self._drop(lease_id)
+            raise
         return {"state": "loading", "missing": missing} if missing else {"state": "ready"}
 
-    def _drop_abandoned(self) -> None:
-        for lease in [lease for lease in self._leases.values() if not alive(lease.pid)]:
-            del self._leases[lease.id]
+    def _drop(self, lease_id: str) -> None:
+        with self._lock:
+            self._leases.pop(lease_id, None)
 
-    def _ensure(self, name: str, lease_id: str) -> bool:
-        """True if a component is ready; otherwise see to it that it is being loaded."""
-        job = self._loading.get(name)
-        if job is not None:
-            if not job.done():
-                return False
-            del self._loading[name]
-            error = job.exception()
-            if error is not None:
-                self._errors[name] = str(error)
-                del self._leases[lease_id]
-                raise ValueError(f"{name} could not be loaded: {error}")
+    def _drop_abandoned(self) -> None:
+        with self._lock:
+            leases = list(self._leases.values())
+        gone = [lease for lease in leases if not alive(lease.pid)]
+        with self._lock:
+            self._leases = {name: lease for name, lease in self._leases.items() if lease not in gone}
+
+    def _ensure(self, name: str) -> bool:
+        """True if a component is ready; otherwise see to it that it is being loaded.
+
+        Raises:
+            ValueError: its loading has failed. One caller is told; the next one has it tried again.
+        """
+        with self._lock:
+            job = self._loading.get(name)
+            if job is not None:
+                if not job.done():
+                    return False
+                del self._loading[name]
+                error = job.exception()
+                if error is not None:
+                    self._errors[name] = str(error)
+                    raise ValueError(f"{name} could not be loaded: {error}")
         if self._healthy(name):
-            self._errors.pop(name, None)
+            with self._lock:
+                self._errors.pop(name, None)
             return True
-        self._loading[name] = self._pool.submit(self._bring_up, name)
+        with self._lock:
+            # While Triton was asked, another caller may have begun to load it.
+            if name not in self._loading:
+                self._loading[name] = self._pool.submit(self._bring_up, name)
         return False
 
     def _healthy(self, name: str) -> bool:
@@ -129,6 +150,8 @@ class EngineManager:
         return self._is_ready(name) and record is not None and alive(record["pid"])
 
     def _bring_up(self, name: str) -> None:
+        if self._healthy(name):  # since it was found missing, another job has loaded it
+            return
         if self._is_ready(name):  # but not healthy: what remains of a killed process has to go first
             self._unload(name)
             deadline = time.monotonic() + 30
@@ -145,13 +168,14 @@ class EngineManager:
 
     def _component_status(self, name: str) -> dict[str, Any]:
         record, ready = self._record(name), self._is_ready(name)
-        job = self._loading.get(name)
+        with self._lock:
+            job, error = self._loading.get(name), self._errors.get(name)
         if job is not None and not job.done():
             state = "loading"
         elif ready:
             state = "ready" if record and alive(record["pid"]) else "dead"
         else:
-            state = "failed" if name in self._errors else "unloaded"
+            state = "failed" if error else "unloaded"
         facts = record if record and state == "ready" else {}
         return {
             "state": state,
@@ -162,13 +186,22 @@ class EngineManager:
             # What a component keeps for generations; None if it is of the kind that keeps nothing.
             "generations": facts.get("generations"),
             "state_bytes": facts.get("state_bytes"),
-            "error": self._errors.get(name),
+            "error": error,
+        }
+
+    def ports(self) -> dict[str, Any]:
+        """What a client has to know before its first request; reads nothing but the settings."""
+        return {
+            "families": list(self.settings.families),
+            "http_port": self.settings.http_port,
+            "grpc_port": self.settings.grpc_port,
+            "metrics_port": self.settings.metrics_port,
         }
 
     def status(self) -> dict[str, Any]:
         """Everything that a person may want to know, as plain data."""
+        self._drop_abandoned()
         with self._lock:
-            self._drop_abandoned()
             leases = list(self._leases.values())
         now = time.monotonic()
         families = {
@@ -185,7 +218,7 @@ class EngineManager:
             "metrics_port": self.settings.metrics_port,
             "families": families,
             "components": {
-                name: self._component_status(name) for family in self.settings.families for name in self.components(family)
+                name: self._component_status(name) for family in self.settings.families for name in component_models(family)
             },
             "leases": [{"id": x.id, "family": x.family, "age": round(now - x.since, 1)} for x in leases[:SLOTS]],
             "waiting": max(0, len(leases) - SLOTS),

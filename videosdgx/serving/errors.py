@@ -1,4 +1,4 @@
-"""Errors as values: the Triton status that fits an exception (rule 6 of the design)."""
+"""Errors as values: the Triton status that fits an exception (docs/design.md, rule 6)."""
 
 from typing import Any
 

@@ -2,23 +2,23 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from videosdgx.artifacts import MANIFEST
+from videosdgx.artifacts import MANIFEST, PIPELINE
 from videosdgx.families import FAMILIES
+from videosdgx.families.networks import Generate, Piece, Run
 from videosdgx.families.request import GenerationRequest
 from videosdgx.media.fragments import FragmentEncoder, whole_mp4
-from videosdgx.media.video import encode_mp4, encode_png, to_uint8
+from videosdgx.media.video import encode_mp4, encode_png
 from videosdgx.serving.clock import Clock
 from videosdgx.serving.files import deliver
+from videosdgx.serving.names import RELEASE, SECONDS, component_model
 from videosdgx.serving.settings import Settings
 from videosdgx.serving.triton import calls
 
@@ -27,9 +27,9 @@ DEMO_NOTE = "made by a small demo checkpoint that was trained on a synthetic wor
 
 
 class Generation:
-    """Runs one request of one family.
+    """Runs one request of one family, of which it knows the table only.
 
-    `family_pipeline` gives the family's module with `generate`, and its `PromptCache`. It is called only once the
+    `family_pipeline` gives the family's function that makes a clip, and its `PromptCache`. It is called only once the
     components are there: the first time it imports torch and diffusers, for seconds in which they load.
     """
 
@@ -37,17 +37,21 @@ class Generation:
         self,
         settings: Settings,
         family: str,
-        family_pipeline: Callable[[], tuple[ModuleType, Any]],
+        family_pipeline: Callable[[], tuple[Generate, Any]],
         request: GenerationRequest,
         clock: Clock,
         whole: bool = False,
     ):
         """`whole`: the client wants the file at the end only, also from a family that makes it in chunks."""
         self.settings, self.family, self.family_pipeline = settings, family, family_pipeline
+        self.spec = FAMILIES[family]
         self.request, self.clock = request, clock
         self.whole = whole or request.response_format == "path"
         self.num_frames = 0
         self.transformer_seconds: list[float] = []
+        self._encoder = FragmentEncoder(request.fps)
+        self._fragments = bytearray()  # of a clip in chunks that is wanted as a whole
+        self._pieces: list[Piece] = []  # of any other
 
     def run(self) -> tuple[bytes | None, dict[str, Any]]:
         """The `video` output, None if the client has had it in parts, and the metadata.
@@ -57,63 +61,73 @@ class Generation:
             calls.CallFailed: a component or the manager answered with an error.
             OSError: the result could not be written (`path`).
         """
-        chosen = self.settings.families[self.family]
-        spec = FAMILIES[self.family]
         try:
             self.acquire()
-            module, prompts = self.family_pipeline()
-            made = module.generate(
-                self.settings.artifact(self.family, "pipeline"),
-                spec.variants[chosen.variant],
-                self.request,
-                {name: self._network(name) for name in spec.components},
-                self.clock,
-                prompts,
-            )
-            file = self._from_chunks(made) if self.request.window_size else None
+            with contextlib.closing(self._made()) as pieces:
+                for piece in pieces:
+                    self._take(piece)
         finally:
-            self._forget()
-            calls.manager({"action": "release", "id": self.clock.id})
-        if not self.request.window_size:
-            self.clock.phase("muxing")
-            file = self._file(to_uint8(made))
+            self._release()
+        file = self._file()
         video = None if file is None else self._deliver(file)
         self.clock.phase("done")
-        return video, self._metadata(chosen.variant, chosen.precision)
+        return video, self._metadata()
 
-    def _file(self, frames: np.ndarray) -> bytes:
-        self.num_frames = len(frames)
-        return encode_png(frames[0]) if self.request.response_format == "png" else encode_mp4(frames, self.request.fps)
+    def _made(self) -> Generator[Piece, None, None]:
+        generate, prompts = self.family_pipeline()
+        variant = self.spec.variant(self.settings.families[self.family].variant)
+        networks = {name: self._network(name) for name in self.spec.components}
+        pipeline = self.settings.artifact(self.family, PIPELINE)
+        return generate(pipeline, variant, self.request, networks, self.clock, prompts)
 
-    def _from_chunks(self, made: Generator[np.ndarray, None, None]) -> bytes | None:
-        with contextlib.closing(made):
-            if self.request.response_format == "png":
-                return self._file(np.concatenate(list(made)))
-            return self._in_chunks(made)
+    @property
+    def _in_fragments(self) -> bool:
+        """Whether the clip is encoded as it comes: the family makes it in chunks (it has told so), and it is no picture."""
+        return self.clock.chunks > 0 and self.request.response_format != "png"
 
-    def _in_chunks(self, made: Iterator[np.ndarray]) -> bytes | None:
-        """Send each chunk's fragment as soon as it is made; the whole file if the client wants that instead."""
-        encoder = FragmentEncoder(self.request.fps)
-        kept = bytearray()
-        for frames in made:
+    def _take(self, piece: Piece) -> None:
+        """Keep a piece; of a clip in chunks, encode it, and send it unless the whole file is wanted."""
+        self.num_frames += len(piece.frames)
+        if not self._in_fragments:
+            self._pieces.append(piece)
+            return
+        self.clock.phase("muxing")
+        fragment = self._encoder.encode(frames_of([piece]))
+        if self.whole:
+            self._fragments += fragment
+        self.clock.chunk(None if self.whole else self._deliver(fragment))
+
+    def _file(self) -> bytes | None:
+        """The whole file; None if it was sent in fragments."""
+        if self._in_fragments:
+            return whole_mp4(bytes(self._fragments)) if self.whole else None
+        if not self.clock.chunks:
             self.clock.phase("muxing")
-            self.num_frames += len(frames)
-            fragment = encoder.encode(frames)
-            if self.whole:
-                kept += fragment
-            self.clock.chunk(None if self.whole else self._deliver(fragment))
-        return whole_mp4(bytes(kept)) if self.whole else None
+        frames = frames_of(self._pieces)
+        return encode_png(frames[0]) if self.request.response_format == "png" else encode_mp4(frames, self.request.fps)
 
     def _deliver(self, file: bytes) -> bytes:
         return deliver(file, self.request.response_format, self.settings.home, f"{self.family}-{self.request.seed}")
 
-    def _forget(self) -> dict[str, np.ndarray]:
-        """Let components that keep something for this generation give it back. What is not told is freed when it idles."""
-        command = as_json({"operation": "release", "generation": self.clock.id})
-        for component in FAMILIES[self.family].stateful:
-            with contextlib.suppress(calls.CallFailed):
-                calls.call(f"{self.family}_{component}", {"command": command}, ["result"])
-        return {"result": as_json({})}
+    def _release(self) -> None:
+        """Give back what stateful components keep for this generation, and its slot.
+
+        This runs however the generation ended. Where it fails, that is logged and no more: the clip, or the error that ended
+        the generation, counts. A component drops by itself what nobody has used for some minutes.
+        """
+        for name in self.spec.stateful:
+            # Not as other calls: it must not fail when the client is gone, nor load what was unloaded and so keeps nothing.
+            with self._logged(f"{name} keeps what it has of it"), contextlib.suppress(calls.NotLoaded, calls.Died):
+                calls.call(component_model(self.family, name), {RELEASE: calls.as_bytes(self.clock.id)}, [SECONDS])
+        with self._logged("its slot stays taken"):
+            calls.manager({"action": "release", "id": self.clock.id})
+
+    @contextlib.contextmanager
+    def _logged(self, consequence: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            print(f"{self.family}: generation {self.clock.id} is over, but {consequence}: {error}", flush=True)
 
     def acquire(self) -> None:
         """Wait for a slot and for the components."""
@@ -130,19 +144,16 @@ class Generation:
             self.clock.check()
             time.sleep(POLL_SECONDS)
 
-    def _network(self, component: str) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
-        model = f"{self.family}_{component}"
-        output_names = [*FAMILIES[self.family].components[component], "seconds"]
+    def _network(self, component: str) -> Run:
+        model = component_model(self.family, component)
+        output_names = [*(port.name for port in self.spec.component(component).outputs), SECONDS]
 
         def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            if "command" in inputs and json.loads(inputs["command"][0])["operation"] == "release":
-                # Not as other calls: it must neither fail when the client is gone, nor load what was unloaded.
-                return self._forget()
             outputs = self._call(model, inputs, output_names)
             if component == "transformer":
                 step = len(self.clock.step_seconds)
                 self.transformer_seconds += [0.0] * (step + 1 - len(self.transformer_seconds))
-                self.transformer_seconds[step] += float(outputs["seconds"][0])
+                self.transformer_seconds[step] += float(outputs[SECONDS][0])
             return outputs
 
         return run
@@ -166,45 +177,42 @@ class Generation:
                 ) from None
         raise AssertionError("unreachable")
 
-    def _metadata(self, variant: str, precision: str) -> dict[str, Any]:
-        request, clock = self.request, self.clock
+    def _metadata(self) -> dict[str, Any]:
+        request, clock, chosen = self.request, self.clock, self.settings.families[self.family]
         seconds = {name: round(value, 4) for name, value in clock.seconds.items()}
-        notes = [request.prefix.note if request.prefix else "", DEMO_NOTE if variant == "demo" else ""]
+        notes = [request.prefix.note if request.prefix else "", DEMO_NOTE if chosen.variant == "demo" else ""]
         return {
             "id": clock.id,
             "family": self.family,
-            "variant": variant,
-            "precision": precision,
+            "variant": chosen.variant,
+            "precision": chosen.precision,
             "target": self.settings.target,
-            "seed": request.seed,
-            "width": request.width,
-            "height": request.height,
+            **request.numbers(self.spec),
             "num_frames": self.num_frames,
-            "fps": request.fps,
-            "num_inference_steps": request.num_inference_steps,
             **self._chunk_facts(),
             "note": "; ".join(note for note in notes if note),
             "seconds": {**seconds, "total": round(time.perf_counter() - clock.started, 4)},
             "step_seconds": [round(value, 5) for value in clock.step_seconds],
             "transformer_seconds": [round(value, 5) for value in self.transformer_seconds],
-            "artifacts": {
-                component: manifest_digest(self.settings.artifact(self.family, component))
-                for component in FAMILIES[self.family].components
-            },
+            "artifacts": {name: manifest_digest(self.settings.artifact(self.family, name)) for name in self.spec.components},
         }
 
     def _chunk_facts(self) -> dict[str, Any]:
-        if not self.request.window_size:
-            return {"guidance_scale": self.request.guidance_scale}
         ready = [round(value, 4) for value in self.clock.chunk_seconds]
-        return {"window_size": self.request.window_size, "chunks": len(ready), "chunk_seconds": ready}
+        return {"chunks": len(ready), "chunk_seconds": ready} if self.clock.chunks else {}
+
+
+def frames_of(pieces: Sequence[Piece]) -> np.ndarray:
+    """The frames of pieces in a row, uint8 [F,H,W,3]. Their sound is to be taken here too, as soon as files get some.
+
+    Raises:
+        NotImplementedError: a piece has sound, which nothing writes into a file yet.
+    """
+    if any(piece.audio is not None for piece in pieces):
+        raise NotImplementedError("the clip has sound, which is not written into files yet")
+    return np.concatenate([piece.frames for piece in pieces])
 
 
 def manifest_digest(directory: Path) -> str:
     """SHA-256 of an artifact's manifest, which holds the digests of its files: it names the artifact exactly."""
     return hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest()
-
-
-def as_json(value: dict[str, Any]) -> np.ndarray:
-    """A dictionary as a BYTES tensor [1]."""
-    return np.array([json.dumps(value).encode()], dtype=np.object_)

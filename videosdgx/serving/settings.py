@@ -5,24 +5,14 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from videosdgx.artifacts import MANIFEST, ArtifactError, Manifest, artifact_dir, read_manifest
+from videosdgx.artifacts import CONFIG, MANIFEST, PIPELINE, ArtifactError, Manifest, Target, artifact_dir, read_manifest
 from videosdgx.families import FAMILIES
 
 VARIABLE = "VIDEOSDGX_SETTINGS"
 
-# Only the transformer has a precision to choose; the rest runs in the precision that its checkpoint was published for.
-COMPONENT_PRECISION = {
-    ("text_encoder", "cpu"): "fp32",
-    ("text_encoder", "sm121"): "bf16",
-    ("vae", "cpu"): "fp32",
-    ("vae", "sm121"): "fp32",
-    ("pipeline", "cpu"): "config",
-    ("pipeline", "sm121"): "config",
-}
-
 
 class FamilySettings(BaseModel):
-    """Which variant of a family is served, with its transformer in which precision."""
+    """Which variant of a family is served, and in which precision those of its components that leave a choice."""
 
     variant: str
     precision: str
@@ -32,7 +22,7 @@ class Settings(BaseModel):
     """Everything that the processes of one server share."""
 
     home: Path
-    target: str
+    target: Target
     families: dict[str, FamilySettings]
     http_port: int
     grpc_port: int
@@ -41,19 +31,26 @@ class Settings(BaseModel):
     allow_random_weights: bool = False
 
     def artifact(self, family: str, component: str) -> Path:
-        """The directory of the artifact that serves `component` ("pipeline" for the weightless rest) of `family`."""
+        """The directory of the artifact that serves `component` (`PIPELINE` for the weightless rest) of `family`.
+
+        Of the precisions that can serve it, it is the first that was exported; if none was, the last.
+
+        Raises:
+            ValueError: the family has no such component.
+        """
         chosen = self.families[family]
-        usual = COMPONENT_PRECISION.get((component, self.target), chosen.precision)
-        engines = FAMILIES[family].decoder_precisions if (component, self.target) == ("vae", "sm121") else ()
+        if component == PIPELINE:
+            precisions: tuple[str, ...] = (CONFIG,)
+        else:
+            precisions = FAMILIES[family].component(component).served(self.target, chosen.precision)
         places = [
-            artifact_dir(self.home, family, chosen.variant, component, precision, self.target)
-            for precision in (*engines, usual)
+            artifact_dir(self.home, family, chosen.variant, component, precision, self.target) for precision in precisions
         ]
         return next((place for place in places if (place / MANIFEST).exists()), places[-1])
 
     def has(self, family: str) -> bool:
         """Whether anything was exported of what is served of `family`."""
-        return (self.artifact(family, "pipeline") / MANIFEST).exists()
+        return (self.artifact(family, PIPELINE) / MANIFEST).exists()
 
     def refuse_unwanted(self, directory: Path) -> Manifest:
         """The manifest of an artifact, unless it must not be served.

@@ -1,28 +1,19 @@
-"""Count how often the MAGI-1 demo shows what its prompt says: `python -m export.demo.magi1.evaluate`."""
+"""What the MAGI-1 demo is judged on: clips of combinations that its training never saw (see `export.demo.evaluate`)."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-import typer
-from rich.console import Console
-from rich.table import Table
 
-from export.demo.checkpoint import MAGI1, load_magi1
+from export.demo.checkpoint import load_magi1
+from export.demo.judging import Judging
 from export.demo.magi1 import judge, train_vae, world
 from export.demo.magi1.judge import Verdict
 from export.demo.magi1.world import CHUNK_FRAMES, Story
 from export.demo.world import Floats
-from export.families.magi1.verify import run_by_engine
-from videosdgx.artifacts import verify
 from videosdgx.families.magi1.pipeline import MagiPipeline
 
 CHUNKS = 4
@@ -91,48 +82,36 @@ def judge_all(pipe: MagiPipeline, stories: Sequence[Story], steps: int = STEPS) 
     return [judge.judge(generate(pipe, story, index, steps), story) for index, story in enumerate(stories)]
 
 
-def evaluate(
-    clips: Annotated[int, typer.Option(help="How many unseen prompts, half of them with 'then'.")] = 100,
-    continued: Annotated[int, typer.Option(help="How many rendered videos of two chunks to continue.")] = 20,
-    steps: Annotated[int, typer.Option(help="Denoising steps, a multiple of 4.")] = STEPS,
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint folder.")] = MAGI1,
-    engine: Annotated[
-        Path | None,
-        typer.Option(help="An exported transformer to judge instead, such as home/artifacts/magi1/demo/transformer/nvfp4-cpu."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
-    """Generate clips of 4 chunks of unseen combinations, judge them, and print how many are right.
+def judge_clips(pipe: MagiPipeline, clips: int) -> Mapping[str, int]:
+    """How many of so many clips are right, property by property; "looks" is colour, shape and background at once."""
+    return _counts(judge_all(pipe, unseen_stories(clips)))
 
-    In fp32, or with the transformer of --engine as it is served: quantized, on ONNX Runtime. The same prompts and noise.
-    """
-    torch.set_num_threads(1)
-    pipe = load_magi1(checkpoint)
-    plain = [story for story in unseen_stories(2 * continued) if len(story.motions) == 1]
-    with run_by_engine(pipe, engine, verify(engine), threads=1) if engine else nullcontext():
-        began = time.monotonic()
-        result = judge.success(judge_all(pipe, unseen_stories(clips), steps))
-        seconds = (time.monotonic() - began) / clips
-        followed = [judge.judge(go_on(pipe, story, 1000 + index, steps), story) for index, story in enumerate(plain)]
-    on = judge.success(followed) if followed else None
+
+def judge_continued(pipe: MagiPipeline, clips: int) -> Mapping[str, int]:
+    """The same of rendered videos of two chunks that are continued by a third."""
+    plain = [story for story in unseen_stories(2 * clips) if len(story.motions) == 1]
+    return _counts([judge.judge(go_on(pipe, story, 1000 + index), story) for index, story in enumerate(plain)])
+
+
+def _counts(verdicts: Sequence[Verdict]) -> Mapping[str, int]:
+    return {name: count for name, count in asdict(judge.success(verdicts)).items() if name != "clips"}
+
+
+def judge_parts(pipe: MagiPipeline) -> Mapping[str, float]:
+    """The VAE alone: PSNR in dB of rendered tiles there and back, and the share of shapes that are recognised."""
     mean, least, kept = vae_quality(pipe)
-    if as_json:
-        figures = {"steps": steps, "seconds_per_clip": round(seconds, 2), "continued": asdict(on) if on else None}
-        quality = {"vae_psnr_db": round(mean, 2), "vae_psnr_least_db": round(least, 2), "vae_shapes_kept": kept}
-        print(json.dumps(asdict(result) | figures | quality))
-        return
-    kind = engine.name if engine else "fp32"
-    table = Table(title=f"magi1 in {kind}: unseen prompts, {CHUNKS} chunks, {steps} steps, {seconds:.1f} s per clip")
-    table.add_column("right")
-    table.add_column(f"of {clips}", justify="right")
-    table.add_column(f"of {len(plain)} continued", justify="right")
-    for name in (*judge.PROPERTIES, "looks", "everything"):
-        table.add_row(name, str(getattr(result, name)), str(getattr(on, name)) if on else "")
-    Console().print(table)
-    Console().print(
-        f"VAE alone, rendered unseen tiles there and back: {mean:.2f} dB (least {least:.2f}), {kept:.0%} of shapes kept"
-    )
+    return {"VAE alone, mean PSNR (dB)": mean, "VAE alone, least PSNR (dB)": least, "VAE alone, shapes kept (%)": 100 * kept}
 
 
-if __name__ == "__main__":
-    typer.run(evaluate)
+JUDGING = Judging(
+    load=load_magi1,
+    about=f"{CHUNKS} chunks, {STEPS} steps",
+    clips=judge_clips,
+    continued=judge_continued,
+    parts=judge_parts,
+    bars={"looks": 90, "motion": 85},
+    lost={name: {"fp8": 3, "nvfp4": 6} for name in ("looks", "motion")},
+    least={"VAE alone, mean PSNR (dB)": 32.0},
+    threads=1,
+    export_clips=4,
+)

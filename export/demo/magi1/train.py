@@ -64,7 +64,7 @@ def train(
 ) -> None:
     """Train the VAE (10 minutes on two cores), then the transformer (0.4 s a step on one), and write a checkpoint.
 
-    Run `python -m export.demo.magi1.evaluate` afterwards. Without --start a VAE found in --work is taken from there: delete the
+    Run `python -m export.demo.evaluate magi1` afterwards. Without --start a VAE found in --work is taken from there: delete the
     folder to start over. Same seeds, steps and machine: same weights.
     """
     console = Console()

@@ -186,7 +186,7 @@ class Batch:
 
 
 def schedule(progress: Tensor) -> Tensor:
-    """Time of a chunk at `progress` 0..1 through its steps (spec: magi1, section 6.1)."""
+    """Time of a chunk at `progress` 0..1 through its steps (docs/specs/magi1.md, section 6.1)."""
     square = progress.square()
     return square / (3 - 2 * square)
 
@@ -282,10 +282,9 @@ def predict(
             ],
             dim=1,
         )
-        cross = attention(text_query.unflatten(1, (chunks, -1)).flatten(0, 1), states[index], words).reshape(own.shape)
-        attention_gate, mlp_gate = gates.chunk(2, dim=-1)
-        x = layer._add(x, layer.self_attention.output(own, cross), attention_gate, layer.self_attn_post_norm)
-        x = layer._add(x, layer.mlp(x), mlp_gate, layer.mlp_post_norm)
+        by_chunk = layer.self_attention.q_layernorm_xattn(text_query).unflatten(1, (chunks, -1)).flatten(0, 1)
+        cross = attention(by_chunk, states[index], words).reshape(own.shape)
+        x = layer.add(x, own, cross, *gates.chunk(2, dim=-1))
     velocity = model.unpatchify(x, chunks * frames, height, width)
     return velocity.unflatten(2, (chunks, frames)).transpose(1, 2)
 

@@ -1,24 +1,18 @@
-"""Count how often a demo checkpoint shows what its prompt says: `python -m export.demo.wan21.evaluate wan21`."""
+"""What the Wan 2.1 demo is judged on: clips of combinations that its training never saw (see `export.demo.evaluate`)."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-import typer
 from diffusers import WanPipeline
-from rich.console import Console
-from rich.table import Table
 
 from export.demo import world
-from export.demo.checkpoint import CHECKPOINTS, load_wan21
-from export.demo.judge import PROPERTIES, success
+from export.demo.checkpoint import load_wan21
+from export.demo.judge import success
+from export.demo.judging import Judging
 from export.demo.wan21 import train_vae
 from export.demo.world import Combination, Floats
 
@@ -69,44 +63,27 @@ def vae_psnr(pipe: WanPipeline, clips: int = 50) -> tuple[float, float]:
     return float(quality.mean()), float(quality.min())
 
 
-def evaluate(
-    family: Annotated[str, typer.Argument(help="Which demo: wan21.")],
-    clips: Annotated[int, typer.Option(help="How many unseen prompts.")] = 100,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = STEPS,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = GUIDANCE,
-    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint folder; by default the committed one.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
-    """Generate clips of unseen combinations in fp32 through diffusers, judge them, and print how many are right."""
-    if family != "wan21":
-        raise typer.BadParameter(f"no demo {family!r}; there is: wan21")
-    pipe = load_wan21(checkpoint or CHECKPOINTS / family)
+def judge_clips(pipe: WanPipeline, clips: int) -> Mapping[str, int]:
+    """How many of so many clips are right, property by property, and in all of them."""
     wanted, prompts = zip(*unseen_prompts(clips), strict=True)
-    began = time.monotonic()
-    made = list(generate(pipe, list(prompts), steps, guidance))
-    seconds = (time.monotonic() - began) / clips
-    result = success(made, wanted)
+    counts = asdict(success(list(generate(pipe, list(prompts))), wanted))
+    return {name.replace("_", " "): count for name, count in counts.items() if name != "clips"}
+
+
+def judge_parts(pipe: WanPipeline) -> Mapping[str, float]:
+    """The VAE alone: PSNR in dB of rendered clips there and back."""
     mean, least = vae_psnr(pipe)
-    if as_json:
-        figures = {
-            "rate": result.rate,
-            "steps": steps,
-            "guidance": guidance,
-            "seconds_per_clip": round(seconds, 3),
-            "vae_psnr_db": round(mean, 2),
-            "vae_psnr_least_db": round(least, 2),
-        }
-        print(json.dumps(asdict(result) | figures))
-        return
-    table = Table(title=f"{family}: {clips} unseen prompts, {steps} steps, guidance {guidance:g}, {seconds:.2f} s per clip")
-    table.add_column("property")
-    table.add_column("right", justify="right")
-    for name in PROPERTIES:
-        table.add_row(name, str(getattr(result, name)))
-    table.add_row("all four", str(result.all_four), style="bold")
-    Console().print(table)
-    Console().print(f"VAE alone, rendered unseen clips there and back: {mean:.2f} dB (least {least:.2f})")
+    return {"VAE alone, mean PSNR (dB)": mean, "VAE alone, least PSNR (dB)": least}
 
 
-if __name__ == "__main__":
-    typer.run(evaluate)
+JUDGING = Judging(
+    load=load_wan21,
+    about=f"{STEPS} steps, guidance {GUIDANCE:g}",
+    clips=judge_clips,
+    parts=judge_parts,
+    bars={"all four": 95},
+    lost={"all four": {"fp8": 2, "nvfp4": 5}},
+    least={"VAE alone, mean PSNR (dB)": 32.0},
+    threads=1,
+    export_clips=100,
+)

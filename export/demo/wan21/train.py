@@ -29,7 +29,7 @@ def train(
 ) -> None:
     """Train the VAE (25 minutes on one core), then the transformer (an hour), and write a WanPipeline checkpoint.
 
-    Run `python -m export.demo.wan21.evaluate wan21` afterwards. A VAE found in --work is taken from there: delete the folder
+    Run `python -m export.demo.evaluate wan21` afterwards. A VAE found in --work is taken from there: delete the folder
     to start over. Same seed, steps and machine: same weights.
     """
     console = Console()

@@ -1,10 +1,13 @@
 """What shapes MAGI-1's transformer."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from videosdgx.families.magi1.network.block import block_name as block_name
+from videosdgx.families.magi1.network.transformer import PATCH as PATCH
+
 CHUNK_FRAMES = 6  # latent frames of a chunk
-PATCH = 2  # pixels of the latent image a side
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,6 @@ class MagiConfig:
         return self.in_channels // 2 if self.half_channel_vae else self.in_channels
 
     @classmethod
-    def from_dict(cls, config: dict[str, Any]) -> "MagiConfig":
+    def from_dict(cls, config: Mapping[str, Any]) -> "MagiConfig":
         """From the content of config.json; entries that do not shape the network are left out."""
         return cls(**{name: config[name] for name in cls.__dataclass_fields__ if name in config})
-
-
-def block_name(index: int | str) -> str:
-    """What the checkpoint calls block `index`."""
-    return f"videodit_blocks.layers.{index}"

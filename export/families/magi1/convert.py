@@ -1,4 +1,4 @@
-"""Official checkpoints to diffusers' layout, once (spec: magi1, section 2).
+"""Official checkpoints to diffusers' layout, once (docs/specs/magi1.md, section 2).
 
 Names and values stay as they are; what changes is the files' names, the configuration beside them, and that E4M3 weights
 are stored as their bytes (see `fp8`). Memory stays within one output file's size.

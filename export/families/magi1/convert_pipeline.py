@@ -1,4 +1,4 @@
-"""The whole official repository to a diffusers pipeline on disk, once (spec: magi1, section 2).
+"""The whole official repository to a diffusers pipeline on disk, once (docs/specs/magi1.md, section 2).
 
 What the official repository has as pickles, the text encoder, is taken from a repository that has it as safetensors
 (`spec.TEXT_ENCODER_REPOSITORY`); the special tokens are a file of the official code's repository.
@@ -32,7 +32,7 @@ VARIANT_FOLDERS = {
     "24b-distill-fp8": "24B_distill_quant",
 }
 _VAE_FILE = "diffusion_pytorch_model.safetensors"
-# Names of the autoencoder's official configuration to ours, and what it must say (spec: magi1, section 10).
+# Names of the autoencoder's official configuration to ours, and what it must say (docs/specs/magi1.md, section 10).
 VAE_RENAMED = {"in_chans": "in_channels", "z_chans": "latent_channels"}
 VAE_FIXED = {
     "double_z": True,

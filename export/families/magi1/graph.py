@@ -1,24 +1,21 @@
 """The two graphs of MAGI-1's transformer: what is dynamic, which blocks are of one kind, which weights are whose."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import torch
 from onnx import TensorProto
 from onnx.helper import make_tensor_value_info
-from torch import nn
 from torch.export import Dim
 
+from export.checkpoint.source import Source
 from export.families.magi1.config import CHUNK_FRAMES, PATCH, MagiConfig, block_name
 from export.families.magi1.constants import MADE_FROM, constants
-from export.families.magi1.lowered import Block, LoweredMagiTransformer
-from export.families.magi1.lowered_text import LoweredMagiText
-from export.families.magi1.source import Source
+from export.families.magi1.traced import Block, ChunkFrame, Text
 from export.graph import weights, writing
 from export.graph.lowering import Build
 from export.graph.tracing import Piece, Skeleton, alone, assemble, trace
 from export.graph.writing import GraphFiles
-from export.quantize.linears import Dtypes
 from export.run.errors import ExportError
 from videosdgx.families.magi1.engine import graphs
 
@@ -31,7 +28,7 @@ def _frame(config: MagiConfig, build: Build) -> Piece:
     """Everything of the chunk's graph but the blocks."""
     compute, heads = build.dtypes.compute, (config.num_query_groups, 2 * config.attention_head_dim)
     with torch.device("meta"):
-        module = LoweredMagiTransformer(config, build, marks=True)
+        module = ChunkFrame(config, build)
         inputs = {
             graphs.HIDDEN_STATES: torch.empty(1, config.latent_channels, CHUNK_FRAMES, 6, 8),
             graphs.TIMESTEP: torch.empty(1),
@@ -69,7 +66,7 @@ def block_piece(config: MagiConfig, build: Build, index: int) -> Piece:
     """One block, with the formats that block `index` has."""
     compute, heads = build.dtypes.compute, (config.num_query_groups, 2 * config.attention_head_dim)
     with torch.device("meta"):
-        module = Block(block_name(index), config, build)
+        module = Block(index, config, build)
         inputs = {
             "x": torch.empty(1, _TRACED_TOKENS, config.hidden_size, dtype=compute),
             "condition": torch.empty(1, config.condition_size, dtype=compute),
@@ -100,32 +97,29 @@ def chunk_skeleton(config: MagiConfig, build: Build) -> Skeleton:
 def text_skeleton(config: MagiConfig, build: Build) -> Skeleton:
     """The text's graph without weights."""
     with torch.device("meta"):
-        module = LoweredMagiText(config, build)
+        module = Text(config, build)
         inputs = {graphs.ENCODER_HIDDEN_STATES: torch.empty(_TRACED_TEXT, config.caption_channels)}
     dynamic = {graphs.ENCODER_HIDDEN_STATES: {0: Dim("text", min=1, max=config.caption_max_length)}}
     return alone(trace(module, inputs, dynamic, graphs.TEXT_KV), "")
 
 
-def _owned(module: nn.Module, tensors: Mapping[str, object]) -> list[str]:
-    """Which of the checkpoint's tensors a lowered module is made of."""
-    layers = {name.rpartition(".")[0] for name, _ in module.named_parameters()}
+def _owned(graph: Skeleton, tensors: Iterable[str]) -> list[str]:
+    """Which of the checkpoint's tensors a graph is made of: those of the layers that it names."""
+    layers = {weight.name.rpartition(".")[0] for weight in graph.weights}
     return [name for name in tensors if name.rpartition(".")[0] in layers and name not in MADE_FROM]
 
 
-def split(config: MagiConfig, tensors: Mapping[str, object]) -> tuple[list[str], list[str]]:
+def split(chunk: Skeleton, text: Skeleton, tensors: Collection[str]) -> tuple[list[str], list[str]]:
     """Names of the tensors of the chunk's graph, and of the text's.
 
     Raises:
         ExportError: a tensor is of neither.
     """
-    plain = Build({}, Dtypes(torch.float32, torch.float32))
-    with torch.device("meta"):
-        chunk = _owned(LoweredMagiTransformer(config, plain), tensors)
-        text = _owned(LoweredMagiText(config, plain), tensors)
-    unknown = sorted(set(tensors) - set(chunk) - set(text) - set(MADE_FROM))
+    of_chunk, of_text = _owned(chunk, tensors), _owned(text, tensors)
+    unknown = sorted(set(tensors) - set(of_chunk) - set(of_text) - set(MADE_FROM))
     if unknown:
         raise ExportError(f"the checkpoint has a tensor {unknown[0]} that this model does not know")
-    return chunk, text
+    return of_chunk, of_text
 
 
 def write_graphs(
@@ -139,7 +133,7 @@ def write_graphs(
     """Fill `directory` with both quantized graphs (see `export.graph.writing`). `expect` is told the bytes to write."""
     config, tensors = source.config, source.tensors
     chunk, text = chunk_skeleton(config, build), text_skeleton(config, build)
-    of_chunk, of_text = split(config, tensors)
+    of_chunk, of_text = split(chunk, text, tensors)
     expect(sum(weights.layout(one.weights)[1] for one in (chunk, text)))
     extra = constants(tensors).items()
     writing.write_graph(directory, writing.MAIN, chunk, tensors, of_chunk, extra, build, maxima, advance)

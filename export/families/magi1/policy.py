@@ -53,6 +53,12 @@ def formats(config: MagiConfig, precision: str) -> dict[str, Format]:
     return {name: layer_format for name, layer_format in chosen.items() if layer_format != "high"}
 
 
+def split(name: str) -> tuple[str, str]:
+    """Block and kind of a layer: `layers.0`, `linear_qkv.q`."""
+    _, layers, index, _, kind = name.split(".", 4)
+    return f"{layers}.{index}", kind
+
+
 def kept_higher(config: MagiConfig, precision: str, high: torch.dtype) -> dict[str, str]:
     """What is in a higher format than the export's own, and why; for the manifest. `high` is fp16 or bf16."""
     if precision in ("fp16", "bf16"):

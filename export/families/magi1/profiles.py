@@ -8,7 +8,7 @@ from videosdgx.families.magi1.engine import graphs
 from videosdgx.families.spec import Variant
 
 SPATIAL = 8  # pixels per latent
-MOST_PAST = 4  # chunks before the one that runs: the key ranges span five, itself included (spec: magi1, section 4.1)
+MOST_PAST = 4  # chunks before the one that runs: the key ranges span five, itself included (docs/specs/magi1.md, section 4.1)
 _USUAL_TEXT = 200  # tokens of a text, most of the time
 
 

@@ -3,12 +3,10 @@
 As for Wan 2.1 (`export.families.wan21.streamed`), whose hooks are used: each layer's weights are in place only while it runs.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -16,25 +14,24 @@ from accelerate.hooks import attach_align_device_hook
 from torch import Tensor, nn
 from transformers import AutoTokenizer, T5EncoderModel
 
-from export.check.blockwise import BlockInputs
 from export.checkpoint import reading
 from export.checkpoint.hooks import StreamedWeights, streamed
-from export.families.magi1 import policy
-from export.families.magi1.config import CHUNK_FRAMES
+from export.checkpoint.source import Source
+from export.families.magi1.config import CHUNK_FRAMES, MagiConfig, block_name
 from export.families.magi1.pipeline import SPECIAL_TOKENS, plain_linears
-from export.families.magi1.source import Source
-from export.quantize.calibration import input_maxima
+from export.run.recipe import Advance
+from videosdgx.families.magi1.network.block import MagiTransformerBlock
 from videosdgx.families.magi1.network.rotary import token_positions
 from videosdgx.families.magi1.network.transformer import MagiTransformer3DModel
 from videosdgx.families.magi1.pipeline import MagiPipeline
 from videosdgx.families.magi1.sampling.text import MagiSpecialTokens
+from videosdgx.families.spec import Variant
 
 # Small enough for a CPU: the layers' inputs are normalised, so their range hardly depends on how many tokens there are.
 WIDTH, HEIGHT, FRAMES, STEPS = 192, 128, 48, 4
 # What random weights see: a chunk after another one, noisy and less so, with a text.
 TIMES = (0.05, 0.5)
 _TEXT_TOKENS = 50
-_RANDOM_BLOCKS = 3  # a first, a middle and a last one
 _GRID = (4, 6)
 
 
@@ -42,7 +39,7 @@ def streamed_transformer(source: Source) -> MagiTransformer3DModel:
     """The transformer in fp32 that holds one layer of its blocks at a time."""
     with init_empty_weights():
         model = MagiTransformer3DModel.from_config(source.plain_content)
-    blocks = "videodit_blocks.layers"
+    blocks = block_name("").removesuffix(".")
     small = {name: source.tensors[name].float() for name in source.tensors if not name.startswith(blocks)}
     model.load_state_dict(small, strict=False, assign=True)
     plain_linears(model.eval())
@@ -52,68 +49,50 @@ def streamed_transformer(source: Source) -> MagiTransformer3DModel:
     return model
 
 
-def checked_blocks(source: Source) -> list[int]:
-    """The first block, one of those in the middle, the last one: as many as there are kinds."""
-    last = source.config.num_layers - 1
-    return sorted({0, last // 2, last})
+def given(arguments: tuple[Any, ...]) -> dict[str, Tensor] | None:
+    """What a block's graph is given, from the arguments of the model's block; None for a chunk that sees none before it."""
+    x, condition, (cos, sin), text_kv, past = arguments[:5]
+    if past is None or not len(past):
+        return None
+    return {"x": x, "condition": condition, "cos": cos, "sin": sin, "text_kv": text_kv, "past_kv": past}
 
 
-@contextmanager
-def _recorded(model: MagiTransformer3DModel, indices: Sequence[int], seen: dict[int, BlockInputs]) -> Iterator[None]:
-    """While open, keep what the blocks `indices` are given at their first call with keys and values before their own."""
-
-    def hook(index: int) -> Callable[..., None]:
-        def record(_: nn.Module, given: tuple[Any, ...]) -> None:
-            x, condition, (cos, sin), text_kv, past = given[:5]
-            if index in seen or past is None or not past.shape[1]:
-                return
-            parts = {"x": x, "condition": condition[0], "cos": cos[:, None], "sin": sin[:, None]}
-            parts |= {"text_kv": text_kv[0], "past_kv": past[0]}
-            seen[index] = {name: part.float().numpy().copy() for name, part in parts.items()}
-
-        return record
-
-    handles = [model.layers[index].register_forward_pre_hook(hook(index)) for index in indices]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def block(config: MagiConfig) -> MagiTransformerBlock:
+    """The model's block."""
+    return MagiTransformerBlock(
+        config.hidden_size,
+        config.ffn_hidden_size,
+        config.text_size,
+        config.condition_size,
+        config.num_attention_heads,
+        config.num_query_groups,
+        config.attention_head_dim,
+        config.eps,
+        config.gated_linear_unit,
+    )
 
 
-@torch.inference_mode()
-def calibrate_random(source: Source) -> tuple[dict[str, float], dict[int, BlockInputs]]:
-    """Input maxima of every quantized layer, and what a first, a middle and a last block were given.
+def run_block(own: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """What the model's block makes of the inputs of the block's graph."""
+    rotary = (inputs["cos"], inputs["sin"])
+    result: Tensor = own(inputs["x"], inputs["condition"], rotary, inputs["text_kv"], inputs["past_kv"])[0]
+    return result
 
-    Random blocks are all alike: a few run one after the other, on seeded noise, and stand for all. The first has next to no
-    residual stream to add to, so what it is given tells nothing of the others.
-    """
-    last = source.config.num_layers - 1
-    few = replace(source, layers=min(last + 1, _RANDOM_BLOCKS))
-    config, model = few.config, streamed_transformer(few)
+
+def run_noise(source: Source, model: nn.Module) -> None:
+    """A chunk of seeded noise after another one, noisy and less so, with a text."""
+    config, magi = source.config, cast(MagiTransformer3DModel, model)
     generator = torch.Generator().manual_seed(0)
     rows, columns = _GRID
     positions = token_positions(CHUNK_FRAMES, CHUNK_FRAMES, rows, columns)
     latents = torch.randn(1, config.latent_channels, CHUNK_FRAMES, 2 * rows, 2 * columns, generator=generator)
     features = torch.randn(_TEXT_TOKENS, config.caption_channels, generator=generator)
     step_size = torch.tensor([8.0]) if config.distilled else None
-
-    def run() -> None:
-        text_kv = model.encode_text(features)
-        past = [torch.zeros(0, config.num_query_groups, 2 * config.attention_head_dim)] * config.num_layers
-        for time in TIMES:
-            given = (latents, torch.tensor([time]), torch.tensor([True]), positions, text_kv)
-            past = model.forward_chunk(*given, past, step_size)[1]
-
-    def stand_in(index: int) -> int:
-        return 0 if index == 0 else config.num_layers - 1 if index == last else 1
-
-    seen: dict[int, BlockInputs] = {}
-    with _recorded(model, range(config.num_layers), seen):
-        maxima = input_maxima(model, policy.all_linears(config), run)
-    linears = [(policy.block_linears(index), policy.block_linears(stand_in(index))) for index in range(last + 1)]
-    alike = {name: maxima[other] for names, others in linears for name, other in zip(names, others, strict=True)}
-    return alike, {index: seen[stand_in(index)] for index in checked_blocks(source)}
+    text_kv = magi.encode_text(features)
+    past = [torch.zeros(0, config.num_query_groups, 2 * config.attention_head_dim)] * config.num_layers
+    for time in TIMES:
+        chunk = (latents, torch.tensor([time]), torch.tensor([True]), positions, text_kv)
+        past = magi.forward_chunk(*chunk, past, step_size)[1]
 
 
 class _NoVae:
@@ -145,17 +124,13 @@ def _text_encoder(directory: Path) -> T5EncoderModel:
     return streamed(model, StreamedWeights(reading.Tensors(directory), aliases))
 
 
-@torch.inference_mode()
-def calibrate_checkpoint(
-    source: Source, prompts: Sequence[str], advance: Callable[[float], None]
-) -> tuple[dict[str, float], dict[int, BlockInputs]]:
-    """The same from real runs of the pipeline on `prompts`, small and short, without ever holding the model.
+def run_prompts(source: Source, model: nn.Module, variant: Variant, prompts: Sequence[str], advance: Advance) -> None:
+    """Real runs of the pipeline on `prompts`, small and short, without ever holding the model.
 
     All branches of guidance run, at `STEPS` noise levels, for two chunks. `advance` is told of each clip.
     """
     assert source.directory is not None
     root = source.directory.parent
-    model = streamed_transformer(source)
     special = root / SPECIAL_TOKENS
     pipe = MagiPipeline(
         tokenizer=AutoTokenizer.from_pretrained(root / "tokenizer"),
@@ -164,22 +139,15 @@ def calibrate_checkpoint(
         vae=_NoVae(source.config.latent_channels),
         special_tokens=MagiSpecialTokens.from_pretrained(special, use_safetensors=True) if special.is_dir() else None,
     )
-
-    def run() -> None:
-        for index, prompt in enumerate(prompts):
-            generator = torch.Generator().manual_seed(index)
-            for _ in pipe.stream(
-                prompt,
-                height=HEIGHT,
-                width=WIDTH,
-                num_frames=FRAMES,
-                num_inference_steps=STEPS,
-                generator=generator,
-            ):
-                pass
-            advance(1)
-
-    seen: dict[int, BlockInputs] = {}
-    with _recorded(model, checked_blocks(source), seen):
-        maxima = input_maxima(model, policy.all_linears(source.config), run)
-    return maxima, seen
+    for index, prompt in enumerate(prompts):
+        clip = pipe.stream(
+            prompt,
+            height=HEIGHT,
+            width=WIDTH,
+            num_frames=FRAMES,
+            num_inference_steps=STEPS,
+            generator=torch.Generator().manual_seed(index),
+        )
+        for _ in clip:
+            pass
+        advance(1)

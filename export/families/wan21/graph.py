@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch.export import Dim
 
+from export.checkpoint.source import Source
 from export.families.wan21.constants import constants
 from export.families.wan21.lowered import TEXT_LENGTH, Block, LoweredWanTransformer, WanConfig
 from export.families.wan21.profiles import IMAGE_TOKENS
-from export.families.wan21.source import Source
 from export.graph import weights, writing
 from export.graph.lowering import Build
 from export.graph.tracing import Piece, Skeleton, assemble, trace

@@ -9,6 +9,7 @@ Shapes: B batch, S = f * h * w tokens, d = heads * head dim, L = 512 text tokens
 
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,7 @@ class WanConfig:
         return self.num_attention_heads * self.attention_head_dim
 
     @classmethod
-    def from_dict(cls, config: dict[str, Any]) -> "WanConfig":
+    def from_dict(cls, config: Mapping[str, Any]) -> "WanConfig":
         """From the content of config.json; entries that do not shape the network are left out."""
         known = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
         known["patch_size"] = tuple(config.get("patch_size", (1, 2, 2)))

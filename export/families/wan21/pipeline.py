@@ -1,8 +1,10 @@
 """The real pipeline around a transformer, diffusers' own or an engine: for calibration and for whole clips."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,18 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from export.checkpoint import reading
+from export.graph.writing import MAIN
 from export.run.errors import ExportError
+from export.run.recipe import Advance, Arrays, FixedCall, Velocity
+from videosdgx.artifacts import Manifest
+from videosdgx.engines.onnxruntime_engine import OnnxRuntimeEngine
 from videosdgx.families.spec import Variant
 from videosdgx.families.wan21.few_step import build_scheduler, share_generator
+from videosdgx.families.wan21.pipeline import RemoteTransformer
 
+SIGMAS = (0.95, 0.75, 0.5, 0.25)  # noise levels at which velocities are compared
 _BATCH = 10  # clips made together on a CPU: larger matrices use it better
+_INPUTS = ("hidden_states", "timestep", "encoder_hidden_states")
 
 
 def load_transformer(directory: Path, tensors: Mapping[str, Tensor] | None = None) -> WanTransformer3DModel:
@@ -49,7 +58,7 @@ def load_pipeline(directory: Path, variant: Variant, tensors: Mapping[str, Tenso
     return pipe
 
 
-def make_clips(pipe: WanPipeline, prompts: list[str], variant: Variant, advance: Callable[[float], None]) -> np.ndarray:
+def make_clips(pipe: WanPipeline, prompts: list[str], variant: Variant, advance: Advance) -> np.ndarray:
     """One clip for each prompt with the variant's settings, fp32 0..1 [n, F, H, W, 3]; prompt i has seed i.
 
     `advance` is told the number of clips done.
@@ -75,15 +84,69 @@ def make_clips(pipe: WanPipeline, prompts: list[str], variant: Variant, advance:
 
 
 @contextlib.contextmanager
-def recorded(transformer: nn.Module, calls: list[tuple[dict[str, np.ndarray], np.ndarray]]) -> Iterator[None]:
+def recorded(transformer: nn.Module, calls: list[tuple[Arrays, np.ndarray]]) -> Iterator[None]:
     """While open, append (inputs, velocity) of every call of `transformer` to `calls`, as fp32 arrays."""
 
     def record(_: nn.Module, __: tuple[()], given: dict[str, Any], output: tuple[Tensor]) -> None:
-        names = ("hidden_states", "timestep", "encoder_hidden_states")
-        calls.append(({name: given[name].float().numpy().copy() for name in names}, output[0].numpy().copy()))
+        calls.append(({name: given[name].float().numpy().copy() for name in _INPUTS}, output[0].numpy().copy()))
 
     handle = transformer.register_forward_hook(record, with_kwargs=True)
     try:
         yield
     finally:
         handle.remove()
+
+
+def calls_at_sigmas(
+    pipe: WanPipeline, prompts: list[str], variant: Variant
+) -> tuple[list[tuple[Arrays, np.ndarray]], np.ndarray]:
+    """(inputs, velocity) of the pipeline's transformer at each of `SIGMAS`, for all prompts at once; and the clips."""
+    calls: list[tuple[Arrays, np.ndarray]] = []
+    with recorded(pipe.transformer, calls):
+        clips = make_clips(pipe, prompts, variant, lambda _: None)
+    return [min(calls, key=lambda call: abs(float(call[0]["timestep"][0]) - 1000 * sigma)) for sigma in SIGMAS], clips
+
+
+def fixed_calls(pipe: WanPipeline, prompts: list[str], variant: Variant) -> tuple[list[FixedCall], np.ndarray]:
+    """The calls at `SIGMAS`, and the clips."""
+    calls, clips = calls_at_sigmas(pipe, prompts, variant)
+    found = [
+        FixedCall(f"velocity_snr_db_sigma_{sigma:g}", MAIN, inputs, velocity)
+        for sigma, (inputs, velocity) in zip(SIGMAS, calls, strict=True)
+    ]
+    return found, clips
+
+
+def forward(model: nn.Module, inputs: Arrays) -> Tensor:
+    """The velocity of a transformer for the inputs of its graph."""
+    velocity: Tensor = model(**{name: torch.from_numpy(array) for name, array in inputs.items()}, return_dict=False)[0]
+    return velocity
+
+
+def velocities(pipe: WanPipeline, prompts: list[str], variant: Variant) -> list[Velocity]:
+    """At each of `SIGMAS`, for all prompts at once."""
+
+    def run(inputs: Arrays, model: nn.Module) -> np.ndarray:
+        made: np.ndarray = forward(model, inputs).numpy()
+        return made
+
+    calls, _ = calls_at_sigmas(pipe, prompts, variant)
+    return [Velocity(partial(run, inputs), velocity) for inputs, velocity in calls]
+
+
+def in_half(name: str, layer: nn.Module) -> bool:
+    """Whether an engine stores a layer's weight in fp16 where it is not quantized."""
+    return isinstance(layer, nn.Linear | nn.Conv3d) and "time_embedder" not in name
+
+
+@contextlib.contextmanager
+def by_engine(pipe: WanPipeline, graph: Path, manifest: Manifest, threads: int) -> Iterator[None]:
+    """Inside, the graph in the folder `graph` on ONNX Runtime stands for the pipeline's transformer, as in serving."""
+    own = pipe.transformer
+    engine = OnnxRuntimeEngine(graph, manifest, threads)
+    pipe.register_modules(transformer=RemoteTransformer(engine.run, SimpleNamespace(**dict(own.config))))
+    try:
+        yield
+    finally:
+        pipe.register_modules(transformer=own)
+        engine.close()

@@ -4,28 +4,24 @@ The demo is small enough to run its real pipeline; a published checkpoint is not
 compiled. Here `accelerate` puts each layer's weights in place just before the layer runs and drops them after it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import init_empty_weights
 from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from torch import Tensor, nn
 from transformers import AutoTokenizer, UMT5EncoderModel
 from transformers.utils import logging as transformers_logging
 
-from export.check.blockwise import BlockInputs
 from export.checkpoint import reading
 from export.checkpoint.hooks import StreamedWeights, streamed
-from export.families.wan21 import policy
-from export.families.wan21.lowered import TEXT_LENGTH
+from export.checkpoint.source import Source
+from export.families.wan21.lowered import TEXT_LENGTH, WanConfig
 from export.families.wan21.profiles import IMAGE_TOKENS
-from export.families.wan21.source import Source
-from export.quantize.calibration import input_maxima
+from export.run.recipe import Advance
 from videosdgx.families.spec import Variant
 
 # Small enough for a CPU: the layers' inputs are normalised, so their range hardly depends on how many tokens there are.
@@ -39,7 +35,7 @@ _RANDOM_TIMESTEPS = (900.0, 400.0)
 def streamed_transformer(source: Source) -> WanTransformer3DModel:
     """diffusers' transformer in fp32 that holds one layer at a time."""
     with init_empty_weights():
-        model = WanTransformer3DModel.from_config(source.content | {"num_layers": source.config.num_layers})
+        model = WanTransformer3DModel.from_config(source.plain_content)
     streamed(model.eval(), StreamedWeights(source.tensors))
     return model
 
@@ -54,75 +50,60 @@ def _streamed_text_encoder(directory: Path) -> UMT5EncoderModel:
     return model
 
 
-@contextmanager
-def _recorded(model: WanTransformer3DModel, indices: Sequence[int], seen: dict[int, BlockInputs]) -> Iterator[None]:
-    """While open, keep what the blocks `indices` are given at their first call, for the first clip of the batch."""
+def given(arguments: tuple[Any, ...]) -> dict[str, Tensor]:
+    """What a block's graph is given, from the arguments of diffusers' block: of the first clip of the batch.
 
-    def hook(index: int) -> Callable[..., None]:
-        def record(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            if index not in seen:
-                names = ("x", "context", "timestep_proj")
-                seen[index] = {name: part[:1].float().numpy().copy() for name, part in zip(names, given[:3], strict=True)}
-
-        return record
-
-    handles = [model.blocks[index].register_forward_pre_hook(hook(index)) for index in indices]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _grid(frames: int, height: int, width: int) -> np.ndarray:
-    """Tokens along time, rows and columns, of a latent."""
-    return np.array([frames, height // 2, width // 2])
-
-
-@torch.inference_mode()
-def calibrate_random(source: Source) -> tuple[dict[str, float], dict[int, BlockInputs]]:
-    """Input maxima of every quantized layer, and what the first and last block were given.
-
-    Random blocks are all alike: one is run, on seeded noise, and stands for all.
+    diffusers has each angle twice, side by side, in tables [1, S, 1, D]; the graph takes it once.
     """
-    one = replace(source, layers=1)
-    config = one.config
-    model = streamed_transformer(one)
-    generator = torch.Generator().manual_seed(0)
-    batch = len(_RANDOM_TIMESTEPS)
+    x, context, timestep_proj, (cos, sin) = arguments[:4]
+    clip = {"x": x[:1], "context": context[:1], "timestep_proj": timestep_proj[:1]}
+    return clip | {"cos": cos[..., 0::2], "sin": sin[..., 1::2]}
+
+
+def block(config: WanConfig) -> WanTransformerBlock:
+    """diffusers' block."""
+    return WanTransformerBlock(
+        config.dim,
+        config.ffn_dim,
+        config.num_attention_heads,
+        "rms_norm_across_heads",
+        config.cross_attn_norm,
+        config.eps,
+        config.added_kv_proj_dim,
+    )
+
+
+def run_block(own: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """What diffusers' block makes of the inputs of the block's graph."""
+    rotary = tuple(inputs[name].repeat_interleave(2, -1) for name in ("cos", "sin"))
+    result: Tensor = own(inputs["x"], inputs["context"], inputs["timestep_proj"], rotary)
+    return result
+
+
+def run_noise(source: Source, model: nn.Module) -> None:
+    """One forward on seeded noise: two latents, one noisy and one less so."""
+    config, generator = source.config, torch.Generator().manual_seed(0)
 
     def noise(*shape: int) -> Tensor:
-        return torch.randn(batch, *shape, generator=generator)
+        return torch.randn(len(_RANDOM_TIMESTEPS), *shape, generator=generator)
 
-    inputs: dict[str, Any] = {
+    inputs = {
         "hidden_states": noise(config.in_channels, *_RANDOM_LATENT),
         "timestep": torch.tensor(_RANDOM_TIMESTEPS),
         "encoder_hidden_states": noise(TEXT_LENGTH, config.text_dim),
     }
     if config.image_dim is not None:
         inputs["encoder_hidden_states_image"] = noise(IMAGE_TOKENS, config.image_dim)
-    seen: dict[int, BlockInputs] = {}
-    with _recorded(model, [0], seen):
-        maxima = input_maxima(model, policy.all_linears(config), lambda: model(**inputs, return_dict=False), ["blocks.0.attn1"])
-    seen[0]["grid"] = _grid(*_RANDOM_LATENT)
-    last = source.config.num_layers - 1
-    parts = [f"{name}.{part}" for name in policy.fp8_attentions(source.config) for part in "qkv"]
-    names = [*policy.all_linears(source.config), *parts]
-    alike = {name: maxima["blocks.0." + name.split(".", 2)[2]] for name in names}
-    return alike, {0: seen[0], last: seen[0]}
+    model(**inputs, return_dict=False)
 
 
-@torch.inference_mode()
-def calibrate_checkpoint(
-    source: Source, variant: Variant, prompts: Sequence[str], advance: Callable[[float], None]
-) -> tuple[dict[str, float], dict[int, BlockInputs]]:
-    """The same from real runs of diffusers' pipeline on `prompts`, small and short, without ever holding the model.
+def run_prompts(source: Source, model: nn.Module, variant: Variant, prompts: Sequence[str], advance: Advance) -> None:
+    """Real runs of diffusers' pipeline on `prompts`, small and short, without ever holding the model.
 
     Both branches of guidance run, at `STEPS` noise levels of the variant's schedule. `advance` is told of each step.
     """
     assert source.directory is not None
     root = source.directory.parent
-    model = streamed_transformer(source)
     pipe = WanPipeline(
         tokenizer=AutoTokenizer.from_pretrained(root / "tokenizer"),
         text_encoder=_streamed_text_encoder(root / "text_encoder"),
@@ -136,25 +117,16 @@ def calibrate_checkpoint(
         advance(1)
         return {}
 
-    def run() -> None:
-        pipe(
-            list(prompts),
-            negative_prompt=[variant.negative_prompt] * len(prompts),
-            height=HEIGHT,
-            width=WIDTH,
-            num_frames=FRAMES,
-            num_inference_steps=STEPS,
-            guidance_scale=variant.guidance_scale,
-            generator=[torch.Generator().manual_seed(index) for index in range(len(prompts))],
-            output_type="latent",
-            callback_on_step_end=tell,
-            callback_on_step_end_tensor_inputs=[],
-        )
-
-    last = source.config.num_layers - 1
-    seen: dict[int, BlockInputs] = {}
-    with _recorded(model, sorted({0, last}), seen):
-        maxima = input_maxima(model, policy.all_linears(source.config), run, policy.fp8_attentions(source.config))
-    for inputs in seen.values():
-        inputs["grid"] = _grid((FRAMES - 1) // 4 + 1, HEIGHT // 8, WIDTH // 8)
-    return maxima, seen
+    pipe(
+        list(prompts),
+        negative_prompt=[variant.negative_prompt] * len(prompts),
+        height=HEIGHT,
+        width=WIDTH,
+        num_frames=FRAMES,
+        num_inference_steps=STEPS,
+        guidance_scale=variant.guidance_scale,
+        generator=[torch.Generator().manual_seed(index) for index in range(len(prompts))],
+        output_type="latent",
+        callback_on_step_end=tell,
+        callback_on_step_end_tensor_inputs=[],
+    )

@@ -1,16 +1,14 @@
 """The two graphs of Wan 2.1's video decoder: for the first latent frame, and for each that follows."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from onnx import ValueInfoProto
 from torch import Tensor
 from torch.export import Dim
 
-from export.families.wan21.vae_lowered import HISTORY, LoweredVaeDecoder, Step, VaeConfig, decoder_tensors
-from export.graph import weights
-from export.graph.tracing import Skeleton, model_proto, trace
+from export.families.wan21.vae_lowered import HISTORY, LoweredVaeDecoder, Step, VaeConfig
+from export.graph.tracing import Skeleton, trace
 from videosdgx.families.wan21.vae_loop import FRAMES, LATENT, SPATIAL, cache_input, cache_output
 
 _MOST_BATCH, _MOST_SIDE = 64, 1024  # of a latent; only bounds what tracing assumes
@@ -52,19 +50,3 @@ def _name_axes(value: ValueInfoProto, scales: Mapping[str, int]) -> None:
     axes[0].dim_param = "batch"
     for axis, name in zip(axes[3:], ("height", "width"), strict=True):
         axis.dim_param = name if scale == 1 else f"{name}*{scale}"
-
-
-def write(directory: Path, name: str, config: VaeConfig, step: Step, tensors: Mapping[str, Tensor]) -> Path:
-    """Write `<name>.onnx` and its weights `<name>.onnx.data` from the checkpoint's `tensors`; returns the graph's path.
-
-    Raises:
-        ExportError: a tensor is missing or has another size than the config says.
-    """
-    traced = skeleton(config, step)
-    offsets, size = weights.layout(traced.weights)
-    path = directory / f"{name}.onnx"
-    data = path.with_name(path.name + ".data")
-    lowered = weights.lowered(decoder_tensors(tensors, step.first).items(), traced.weights, {}, {})
-    weights.write(data, traced.weights, offsets, size, lowered, lambda _: None)
-    path.write_bytes(model_proto(traced, offsets, data.name).SerializeToString(deterministic=True))
-    return path

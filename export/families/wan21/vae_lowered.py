@@ -3,7 +3,7 @@
 diffusers keeps the last frames of every causal convolution in a list that it changes as it goes, with the marker "Rep"
 for a convolution that the first frame skips. Here the list comes in and goes out, always with two frames: zeros where
 diffusers has none yet, which is what it pads with. So there are two modules: one for the first latent frame, which makes
-one frame of video and has no past, and one for each later frame, which makes four. (spec: wan21 section 6)
+one frame of video and has no past, and one for each later frame, which makes four. (docs/specs/wan21.md, section 6)
 
 Differences from diffusers, none of which changes a value: before the first frame there are only zeros, so its
 convolutions keep just the last plane of their kernels; lengths in norms are fp32 whatever the compute dtype is; the 2-D
@@ -38,7 +38,7 @@ class VaeConfig:
     patch_size: int | None = None
 
     @classmethod
-    def from_dict(cls, config: dict[str, Any]) -> "VaeConfig":
+    def from_dict(cls, config: Mapping[str, Any]) -> "VaeConfig":
         """From the content of config.json; entries that do not shape the decoder are left out."""
         known = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
         for name in ("dim_mult", "temperal_downsample"):

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from export.checkpoint import reading
 from export.planning.engines import engine_memory
+from export.planning.magi1.published import FIGURES
 from export.planning.magi1.torch_parts import decode_chunk, spatial_ratio, text_encoder, vae_bytes
 from export.planning.magi1.transformer import CHUNK_WIDTH, SEEN_CHUNKS, TEXT_TOKENS, Shape
 from export.planning.torch_part import torch_part
-from export.planning.work import Bytes, Clip, Part, Request
+from export.planning.work import Bytes, Clip, Family, Part, Request
 from videosdgx.families.magi1.architectures import TRANSFORMERS
 from videosdgx.families.magi1.engine.graphs import HIDDEN_STATES
 from videosdgx.families.magi1.engine.stateful import SLOTS
@@ -19,16 +20,15 @@ from videosdgx.families.magi1.spec import SPEC
 from videosdgx.home import CHECKOUT
 
 FRAMES_PER_LATENT = 4
-_TEXT_PRECISION, _VAE_PRECISION = "bf16", "bf16"
+_TEXT_PRECISION, _VAE_PRECISION = (SPEC.component(name).torch["sm121"] for name in ("text_encoder", "vae"))
 _TEXTS = 1  # no negative prompt is ever encoded
 
-NOTES = (
+_NOTES = (
     "magi1: a run is one chunk's forward, which sees 0 to 4 chunks before it (mean); what has no influence on the result is "
-    f"not run. Its working memory is estimated as wan21's, with the keys and values of {SEEN_CHUNKS} chunks. "
-    f"Kept: keys and values of chunks x bytes of one, however long the clip is. {TEXT_TOKENS} tokens of text.",
+    "not run. Its working memory is estimated as tokens x the larger of what attention and the MLP need, attention with the "
+    f"keys and values of {SEEN_CHUNKS} chunks. Kept: keys and values of chunks x bytes of one, however long the clip is. "
+    f"{TEXT_TOKENS} tokens of text.",
 )
-
-VARIANTS = {name: SPEC.variants[name] for name in ("demo", *TRANSFORMERS)}
 
 
 def _source(variant: str) -> Path | None:
@@ -118,3 +118,6 @@ def clip_work(request: Request, home: Path) -> Clip:
             torch_part(home, request, "vae", _VAE_PRECISION, vae_bytes(source, _VAE_PRECISION), {"decode": decoding}, chunks),
         ),
     )
+
+
+FAMILY = Family(SPEC, clip_work, FIGURES, _NOTES)

@@ -1,4 +1,4 @@
-"""Published times of MAGI-1, official code in bf16 (spec magi1 section 11)."""
+"""Published times of MAGI-1, official code in bf16 (docs/specs/magi1.md, section 11)."""
 
 from export.planning.published import Published
 

@@ -1,7 +1,7 @@
 """The work of the parts of MAGI-1 that run in PyTorch, counted on their real modules on the meta device.
 
-Configurations of the published parts: spec magi1 sections 9.1 and 10; the defaults of `AutoencoderKLMagi` are the published
-ones.
+Configurations of the published parts: docs/specs/magi1.md, sections 9.1 and 10; the defaults of `AutoencoderKLMagi` are the
+published ones.
 """
 
 from functools import cache

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from export.checkpoint import reading
-from export.families.wan21.vae_artifact import DTYPES, buffer_bytes, profiles
 from export.families.wan21.vae_graph import cache_shapes
 from export.families.wan21.vae_lowered import HISTORY, LoweredVaeDecoder, Step, VaeConfig
+from export.families.wan21.vae_recipe import DTYPES, buffer_bytes, profiles
 from export.planning.counting import Count, count, parameter_bytes
 from export.planning.engines import TARGET
 from export.planning.torch_part import tile_extents
@@ -19,12 +19,13 @@ from videosdgx.artifacts import MANIFEST, Manifest, artifact_dir, read_manifest
 from videosdgx.families.wan21.spec import SPEC
 from videosdgx.families.wan21.vae_loop import LATENT, SPATIAL, TEMPORAL, Tiling
 
+PRECISIONS = SPEC.component("vae").engine["sm121"]
 _FRAME_BYTES = 3 * 4  # of a pixel in fp32
 
 
 def exported(home: Path, variant: str) -> Manifest | None:
     """The manifest of the engine that would be served: the first precision of which there is one below `home`."""
-    for precision in SPEC.decoder_precisions:
+    for precision in PRECISIONS:
         directory = artifact_dir(home, "wan21", variant, "vae", precision, TARGET)
         if (directory / MANIFEST).is_file():
             return read_manifest(directory)
@@ -65,7 +66,7 @@ def decoder_engine(manifest: Manifest | None, source: Path | None, latent: tuple
     Working memory is what the compiler reports (or, before it was compiled, the most that is alive at once in the graph),
     the feature cache, and the video, which the loop allocates once.
     """
-    config, precision = _config(source), manifest.precision if manifest else SPEC.decoder_precisions[0]
+    config, precision = _config(source), manifest.precision if manifest else PRECISIONS[0]
     frames, height, width = latent
     ranges = manifest.profiles if manifest else profiles(config, [])
     by_size = {(profile.max[LATENT][3], profile.max[LATENT][4]): profile for profile in ranges}

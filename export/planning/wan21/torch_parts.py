@@ -1,6 +1,6 @@
 """The work of the parts of Wan 2.1 that run in PyTorch, counted on their real modules on the meta device.
 
-Configurations of the published parts: spec wan21 section 1; the diffusers defaults of `AutoencoderKLWan` are Wan 2.1's.
+Configurations of the published parts: docs/specs/wan21.md, section 1; diffusers' defaults of `AutoencoderKLWan` are Wan's.
 """
 
 from functools import cache
@@ -19,10 +19,6 @@ _UMT5_XXL = {
     "vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64,
     "feed_forward_proj": "gated-gelu",
 }  # fmt: skip
-_CLIP_VIT_H = {
-    "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16,
-    "patch_size": 14, "image_size": 224,
-}  # fmt: skip
 
 
 def _settings(source: Path | None, part: str, published: dict[str, Any]) -> dict[str, Any]:
@@ -37,17 +33,6 @@ def text_encoder(source: Path | None, precision: str) -> tuple[int, Count]:
 
     config = UMT5Config(**_settings(source, "text_encoder", _UMT5_XXL))
     return text_encoder_counts(UMT5EncoderModel, config, TEXT_LENGTH, precision)
-
-
-@cache
-def image_encoder(precision: str) -> tuple[int, Count]:
-    """Bytes of the weights, and what one image costs (CLIP ViT-H/14, 224 x 224)."""
-    from transformers import CLIPVisionConfig, CLIPVisionModel
-
-    with torch.device("meta"):
-        model = CLIPVisionModel(CLIPVisionConfig(**_CLIP_VIT_H)).eval().to(DTYPES[precision])
-        image = torch.empty(1, 3, 224, 224, dtype=DTYPES[precision])
-    return parameter_bytes(model), count(lambda: model(image, output_hidden_states=True))
 
 
 @cache

@@ -21,6 +21,7 @@ from export.planning.work import Operation
 from export.quantize.linears import Dtypes, Fp8Linear, HighLinear, Nvfp4Linear
 
 _DTYPES = Dtypes(compute=torch.float16, storage=torch.float16)
+TOKEN_BYTES = 23  # of an engine's activations, for each token and channel
 
 # Passes over S x d values beside the matrix products of a block, if each of these is one fused kernel that reads its
 # inputs and writes its result: norm and modulation 2, rotated and normalized q and k 4, gated residual 3; norm 2, q 2,
@@ -46,13 +47,13 @@ def tokens(config: WanConfig, latent: tuple[int, int, int]) -> int:
 
 
 def activation_bytes(config: WanConfig, latent: tuple[int, int, int]) -> int:
-    """Estimate of an engine's activation memory: what lives in self-attention, 23 bytes per token and channel.
+    """Estimate of an engine's activation memory: what lives in self-attention, `TOKEN_BYTES` per token and channel.
 
     That is about q and k in fp32 and again in fp16, v, the residual stream and the block's input in fp16. The middle of
     the FFN, which runs by halves, takes less. tensorrt_rtx 1.7.1 printed 0.83 to 1.14 times as much, for 4 layers of
     1.3B and 2 of 14B in all precisions (9 x 60 x 104 latents).
     """
-    return tokens(config, latent) * 23 * config.dim
+    return tokens(config, latent) * TOKEN_BYTES * config.dim
 
 
 def _rows(name: str, config: WanConfig, s: int) -> int:

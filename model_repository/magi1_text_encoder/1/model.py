@@ -1,5 +1,6 @@
-"""Holds MAGI-1's text encoder (T5)."""
+"""Holds the text encoder of MAGI-1."""
 
+# Written by python -m videosdgx.serving.triton.repository.
 from videosdgx.serving.models.component import ComponentModel as TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

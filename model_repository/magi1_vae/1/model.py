@@ -1,5 +1,6 @@
-"""Holds MAGI-1's video autoencoder."""
+"""Holds the vae of MAGI-1."""
 
+# Written by python -m videosdgx.serving.triton.repository.
 from videosdgx.serving.models.component import ComponentModel as TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

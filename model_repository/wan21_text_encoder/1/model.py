@@ -1,5 +1,6 @@
-"""Holds Wan 2.1's text encoder (UMT5)."""
+"""Holds the text encoder of Wan 2.1."""
 
+# Written by python -m videosdgx.serving.triton.repository.
 from videosdgx.serving.models.component import ComponentModel as TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

@@ -1,5 +1,6 @@
-"""Holds Wan 2.1's video decoder."""
+"""Holds the vae of Wan 2.1."""
 
+# Written by python -m videosdgx.serving.triton.repository.
 from videosdgx.serving.models.component import ComponentModel as TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

@@ -13,6 +13,7 @@ from transformers import UMT5EncoderModel
 from export.run.components import _convert, export_component
 from export.run.errors import ExportError
 from videosdgx.artifacts import verify
+from videosdgx.families.wan21.spec import SPEC
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -42,7 +43,7 @@ def test_a_file_is_copied_in_another_dtype(tmp_path, dtype):
 
 
 def test_a_sharded_text_encoder_becomes_a_sharded_artifact(sharded_checkpoint, tiny_checkpoint, tmp_path):
-    given = (tmp_path, sharded_checkpoint, "wan21", "t2v-1.3b", "text_encoder", "sm121", "tiny")
+    given = (tmp_path, sharded_checkpoint, SPEC, "t2v-1.3b", "text_encoder", "sm121", "tiny")
     assert export_component(*given) and not export_component(*given)  # it is done once
     directory = tmp_path / "artifacts/wan21/t2v-1.3b/text_encoder/bf16-sm121"
     names = set(verify(directory).files)
@@ -63,5 +64,5 @@ def test_a_shard_that_is_cut_short_leaves_no_artifact(sharded_checkpoint, tmp_pa
     last = sorted(broken.glob("*.safetensors"))[-1]
     last.write_bytes(last.read_bytes()[:-4])
     with pytest.raises(ExportError, match=f"{last.name} has .* bytes, its header says .*: download it again"):
-        export_component(tmp_path / "home", broken.parent, "wan21", "t2v-1.3b", "text_encoder", "sm121", "tiny")
+        export_component(tmp_path / "home", broken.parent, SPEC, "t2v-1.3b", "text_encoder", "sm121", "tiny")
     assert not [path for path in Path(tmp_path / "home").rglob("*") if path.is_file()]

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from tests.families.magi1.chunk_artifact import write_chunk_artifact
 from tests.families.magi1.tiny_pipeline import tiny_pipeline
 from videosdgx.artifacts import verify
-from videosdgx.families.magi1.engine.remote import Run
 from videosdgx.families.magi1.engine.stateful import StatefulTransformer, open_transformer
 from videosdgx.families.magi1.generate import NULL_CAPTION, NULL_CAPTION_FILE, generate
 from videosdgx.families.magi1.spec import DEMO
+from videosdgx.families.networks import Run
 from videosdgx.families.prompts import PromptCache
 from videosdgx.families.request import GenerationRequest
 from videosdgx.media.prefix import Prefix
@@ -97,7 +97,9 @@ def test_served_and_in_process_are_the_same_clip(artifact: Path) -> None:
     film = np.random.default_rng(2).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
     for prefix in (None, Prefix(film, "")):
         noted, prompts = Noted(), PromptCache()
-        served = list(generate(artifact, DEMO, request(prefix), networks(component), noted, prompts))
+        pieces = list(generate(artifact, DEMO, request(prefix), networks(component), noted, prompts))
+        assert all(piece.audio is None and piece.frames.dtype == np.uint8 for piece in pieces)
+        served = [piece.frames for piece in pieces]
         here = list(
             PIPELINE.stream(
                 "a red circle moving right then up",
@@ -114,11 +116,14 @@ def test_served_and_in_process_are_the_same_clip(artifact: Path) -> None:
         assert difference.max() <= 1 and (difference > 0).mean() < 0.01
         sampled = ["sampling", 5, "decoding", "sampling", 6, "decoding"]
         assert noted.events == ["encoding", (6, 3), "sampling", 1, 2, 3, 4, "decoding", *sampled]
-        assert component.facts()["generations"] == 0
+        # Whoever opened the component releases what it keeps: in serving, when the generation is over.
+        assert component.facts()["generations"] == 1
+        component.release("g")
+        assert component.facts() == {"generations": 0, "state_bytes": 0}
     component.close()
 
 
-def test_cancelling_frees_what_was_kept(artifact: Path) -> None:
+def test_what_was_kept_is_released_after_cancelling_too(artifact: Path) -> None:
     component = open_transformer(artifact / "engine", verify(artifact / "engine"))
 
     def cancel(step: int) -> None:
@@ -128,5 +133,6 @@ def test_cancelling_frees_what_was_kept(artifact: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         list(generate(artifact, DEMO, request(), networks(component), Noted(cancel), PromptCache()))
+    component.release("g")
     assert component.facts() == {"generations": 0, "state_bytes": 0}
     component.close()

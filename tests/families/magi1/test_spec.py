@@ -16,7 +16,7 @@ def test_every_published_network_is_a_variant() -> None:
 
 @pytest.mark.parametrize("variant", SPEC.variants.values(), ids=lambda variant: variant.name)
 def test_defaults_can_be_asked_for_and_scheduled(variant: Variant) -> None:
-    request = parse_request({"prompt": "a red circle", "seed": 1}, variant)
+    request = parse_request({"prompt": "a red circle", "seed": 1}, SPEC, variant)
     assert request.num_frames == 96 and request.fps == 24 and request.window_size == 4
     assert ChunkSchedule(request.num_inference_steps, request.window_size, 4).num_updates > 0
 
@@ -28,6 +28,6 @@ def test_what_does_not_fit_is_refused() -> None:
         ({"width": 24}, "width is 24, it must be a multiple of 16 from 32 to 128"),
     ):
         with pytest.raises(InvalidInput, match=message):
-            parse_request({"prompt": "a red circle"} | inputs, SPEC.variants["demo"])
+            parse_request({"prompt": "a red circle"} | inputs, SPEC, SPEC.variants["demo"])
     with pytest.raises(InvalidInput, match=r"num_inference_steps is 20, variant 4\.5b-distill takes 8, 12, 16, 32, 64"):
-        parse_request({"prompt": "a cat", "num_inference_steps": 20}, SPEC.variants["4.5b-distill"])
+        parse_request({"prompt": "a cat", "num_inference_steps": 20}, SPEC, SPEC.variants["4.5b-distill"])

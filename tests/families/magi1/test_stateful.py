@@ -109,10 +109,10 @@ def test_generations_do_not_mix_and_leave_nothing_behind(component: StatefulTran
     assert call(component, "evaluate", "h", **WINDOWS[1]) == {"missing_chunk": 0}
     held = component.facts()
     assert held["generations"] == 2 and held["state_bytes"] > 2 * 5 * 2 * 12 * 2 * 32 * 4
-    call(component, "release", "g")
-    call(component, "release", "g")
+    component.release("g")
+    component.release("g")
     assert component.facts()["generations"] == 1
-    call(component, "release", "h")
+    component.release("h")
     assert component.facts() == {"generations": 0, "state_bytes": 0}
 
 
@@ -157,5 +157,6 @@ def test_a_window_that_makes_no_sense_is_refused(component: StatefulTransformer)
         call(component, "evaluate", **(WINDOWS[0] | {"first_chunk": 1, "ranges": [(1, 3)]}))
     with pytest.raises(ValueError, match="2 ranges, 1 texts, 1 times"):
         call(component, "evaluate", **(WINDOWS[0] | {"ranges": [(0, 1), (0, 2)]}))
-    with pytest.raises(ValueError, match="operation is 'think'"):
-        call(component, "think")
+    for operation in ("think", "release"):
+        with pytest.raises(ValueError, match=f"operation is '{operation}', it must be encode_text or evaluate"):
+            call(component, operation)

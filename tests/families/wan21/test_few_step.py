@@ -16,8 +16,9 @@ from videosdgx.families.request import parse_request
 from videosdgx.families.spec import Sampler
 from videosdgx.families.wan21.few_step import FewStepScheduler, build_scheduler, share_generator
 from videosdgx.families.wan21.pipeline import generate
-from videosdgx.families.wan21.spec import DEMO
+from videosdgx.families.wan21.spec import DEMO, SPEC
 from videosdgx.home import CHECKOUT
+from videosdgx.media.video import to_uint8
 
 CHECKPOINT = CHECKOUT / DEMO.checkpoint
 SIGMAS = [1.0, 0.9375, 5 / 6, 0.625, 0.0]  # the published timesteps 1000, 750, 500, 250 at shift 5
@@ -122,6 +123,9 @@ def test_noise_that_nobody_could_draw_again_is_refused():
 
 
 class Silent:
+    id = "silent"
+
+    def plan(self, steps: int, chunks: int) -> None: ...
     def phase(self, name: str) -> None: ...
     def step(self, step: int) -> None: ...
 
@@ -145,12 +149,14 @@ def test_drops_into_the_pipeline_with_one_forward_for_each_step():
     networks = {"text_encoder": text_encoder, "transformer": transformer, "vae": vae}
 
     def make(seed: int) -> np.ndarray:
-        request = parse_request({"prompt": b"a red circle", "seed": seed}, variant)
-        return generate(CHECKPOINT, variant, request, networks, Silent(), PromptCache())
+        request = parse_request({"prompt": b"a red circle", "seed": seed}, SPEC, variant)
+        (piece,) = generate(CHECKPOINT, variant, request, networks, Silent(), PromptCache())
+        assert piece.frames.dtype == np.uint8 and piece.audio is None
+        return piece.frames
 
     first = make(3)
     assert timesteps == pytest.approx([1000, 937.5, 2500 / 3, 625], abs=1e-3)
-    assert np.array_equal(first, make(3)) and not np.allclose(first, make(4), atol=0.1)
+    assert np.array_equal(first, make(3)) and not np.allclose(first, make(4), atol=25)
     # The latents and the later noise are one sequence from the request's seed.
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(1, 16, 3, 8, 8, generator=generator)
@@ -160,5 +166,7 @@ def test_drops_into_the_pipeline_with_one_forward_for_each_step():
     seen = first[:, ::8, ::8]
     config = json.loads((CHECKPOINT / "vae" / "config.json").read_text())
     mean, std = (torch.tensor(config[name])[:3].reshape(3, 1, 1, 1) for name in ("latents_mean", "latents_std"))
-    expected = torch.tanh(x[0, :3] * std + mean).permute(1, 2, 3, 0) / 2 + 0.5
-    np.testing.assert_allclose(seen, expected.numpy(), atol=1e-4)
+    expected = to_uint8((torch.tanh(x[0, :3] * std + mean).permute(1, 2, 3, 0) / 2 + 0.5).numpy())
+    difference = np.abs(seen.astype(int) - expected)
+    # Rounding may tip over where the two differ in the last bits of a float.
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.01

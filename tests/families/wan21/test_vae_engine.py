@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from videosdgx.artifacts import ArtifactError, Manifest, Profile, artifact_dir, seal, verify
-from videosdgx.families.wan21 import components
+from videosdgx.families.spec import load
+from videosdgx.families.wan21.spec import SPEC
 from videosdgx.families.wan21.vae_engine import EngineVAE, whole_sizes
 
 
@@ -46,4 +47,4 @@ def test_serving_opens_it_where_it_was_exported(tmp_path):
     directory.mkdir(parents=True)
     sealed(directory)
     with pytest.raises(ArtifactError, match="fp16-sm121 needs an NVIDIA GPU"):
-        components.OPENERS["vae"](directory, verify(directory))
+        load(SPEC.component("vae").opener)(directory, verify(directory))

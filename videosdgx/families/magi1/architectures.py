@@ -1,4 +1,4 @@
-"""The shapes of MAGI-1's published transformers, as `MagiTransformer3DModel` is configured (spec: magi1, section 1.1).
+"""The shapes of MAGI-1's published transformers, as `MagiTransformer3DModel` is configured (docs/specs/magi1.md, section 1.1).
 
 They are needed where there is no checkpoint: for an export with random weights, and for planning; and to convert one.
 """

@@ -1,4 +1,4 @@
-"""The parts of MAGI-1 with the interface of an engine: named arrays in, named arrays out."""
+"""MAGI-1's autoencoder, with the interface of an engine: named arrays in, named arrays out."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,37 +7,7 @@ import numpy as np
 import torch
 
 from videosdgx.artifacts import Manifest
-from videosdgx.families.magi1.engine.stateful import open_transformer
-
-
-def _device(manifest: Manifest) -> torch.device:
-    return torch.device("cpu" if manifest.target == "cpu" else "cuda")
-
-
-def _dtype(manifest: Manifest) -> torch.dtype:
-    return torch.bfloat16 if manifest.precision == "bf16" else torch.float32
-
-
-class TextEncoder:
-    """T5: `input_ids`, `attention_mask` int64 [B,L] -> `last_hidden_state` float32 [B,L,D]."""
-
-    def __init__(self, directory: Path, manifest: Manifest):
-        from transformers import T5EncoderModel
-
-        self.manifest = manifest
-        self.device = _device(manifest)
-        self.model = T5EncoderModel.from_pretrained(directory, dtype=_dtype(manifest), use_safetensors=True)
-        self.model.to(self.device).eval()
-
-    @torch.inference_mode()
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Encode token ids."""
-        ids, mask = (torch.from_numpy(inputs[name]).to(self.device) for name in ("input_ids", "attention_mask"))
-        return {"last_hidden_state": self.model(ids, mask).last_hidden_state.float().cpu().numpy()}
-
-    def close(self) -> None:
-        """Give the memory back."""
-        del self.model
+from videosdgx.families.parts import device_of, dtype_of
 
 
 class VAE:
@@ -51,8 +21,8 @@ class VAE:
         from videosdgx.families.magi1.network.autoencoder import AutoencoderKLMagi
 
         self.manifest = manifest
-        self.device = _device(manifest)
-        self.model = AutoencoderKLMagi.from_pretrained(directory, torch_dtype=_dtype(manifest), use_safetensors=True)
+        self.device = device_of(manifest)
+        self.model = AutoencoderKLMagi.from_pretrained(directory, torch_dtype=dtype_of(manifest), use_safetensors=True)
         self.model.to(self.device).eval()
 
     @torch.inference_mode()
@@ -73,6 +43,3 @@ class VAE:
     def close(self) -> None:
         """Give the memory back."""
         del self.model
-
-
-OPENERS = {"text_encoder": TextEncoder, "transformer": open_transformer, "vae": VAE}

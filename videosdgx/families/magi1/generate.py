@@ -7,39 +7,23 @@ null caption, which the sampler needs), vae/config.json, and special_tokens/ for
 import json
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from videosdgx.families.magi1.engine.remote import RemoteTextEncoder, RemoteTransformer, RemoteVAE, Run
+from videosdgx.families.magi1.engine.remote import RemoteTransformer, RemoteVAE
 from videosdgx.families.magi1.pipeline import MagiPipeline
 from videosdgx.families.magi1.sampling.text import MagiSpecialTokens, encode_prompt
 from videosdgx.families.magi1.spec import SPLIT_PROMPTS
+from videosdgx.families.networks import Piece, Progress, Run
+from videosdgx.families.parts import RemoteTextEncoder
 from videosdgx.families.prompts import PromptCache, load_tokenizer
 from videosdgx.families.request import GenerationRequest
 from videosdgx.families.spec import Variant
 
 NULL_CAPTION_FILE, NULL_CAPTION = "null_caption.safetensors", "null_caption_embedding"
-
-
-class Progress(Protocol):
-    """Who wants to know how a generation goes. `id` names it."""
-
-    id: str
-
-    def plan(self, steps: int, chunks: int) -> None:
-        """So many steps and chunks there will be."""
-        ...
-
-    def phase(self, name: str) -> None:
-        """A phase begins: encoding, sampling, decoding."""
-        ...
-
-    def step(self, step: int) -> None:
-        """So many steps are finished."""
-        ...
 
 
 def build_pipeline(directory: Path, variant: Variant, networks: Mapping[str, Run], generation: str) -> MagiPipeline:
@@ -67,17 +51,8 @@ def generate(
     networks: Mapping[str, Run],
     progress: Progress,
     prompts: PromptCache,
-) -> Generator[np.ndarray, None, None]:
-    """Yield the frames of each chunk, uint8 [F,H,W,3], as soon as it is clean.
-
-    Args:
-        directory: the weightless `pipeline` artifact.
-        variant: of that artifact.
-        request: what to make.
-        networks: `text_encoder`, `transformer` and `vae` as functions.
-        progress: is told each phase and step; an exception from it ends the generation (cancelling).
-        prompts: features of earlier prompts of the same artifact.
-    """
+) -> Generator[Piece, None, None]:
+    """Yield each chunk as soon as it is clean (see `networks.Generate`)."""
 
     def vae(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if "latents" in inputs:
@@ -116,6 +91,6 @@ def generate(
     left = request.num_frames
     for chunk in chunks:
         left -= len(chunk)
-        yield chunk
+        yield Piece(chunk)
         if left:
             progress.phase("sampling")

@@ -1,11 +1,13 @@
-"""MAGI-1's facts: variants, defaults, limits (spec: magi1, section 1).
+"""MAGI-1's facts: variants, defaults, limits (docs/specs/magi1.md, section 1).
 
 A clip is made in chunks of 24 frames, so its length is open: the limit on frames only keeps a request from taking a day.
 """
 
+from dataclasses import replace
 from typing import Any
 
-from videosdgx.families.spec import FamilySpec, Range, Variant
+from videosdgx.families import common
+from videosdgx.families.spec import Component, FamilySpec, Input, Port, Range, Variant, by_name
 
 REPOSITORY = "sand-ai/MAGI-1"
 # The official encoder comes as pickles, which are never read. This is the same encoder (Google's T5 v1.1 XXL) as safetensors
@@ -61,26 +63,89 @@ def _official(name: str, width: int, num_inference_steps: int, step_counts: tupl
     )
 
 
+LATENT = (-1, -1, -1, -1, -1)  # batch, channels, frames, height, width
+
+COMPONENTS = (
+    common.t5_text_encoder("videosdgx.families.parts:open_t5"),
+    Component(
+        name="transformer",
+        inputs=(
+            Port("command", "BYTES", (1,)),
+            Port("hidden_states", "FP32", LATENT, optional=True),
+            Port("timestep", "FP32", (-1,), optional=True),
+            Port("encoder_hidden_states", "FP32", (-1, -1), optional=True),
+        ),
+        outputs=(Port("result", "BYTES", (1,)), Port("velocity", "FP32", LATENT)),
+        opener="videosdgx.families.magi1.engine.stateful:open_transformer",
+        engine=common.TRANSFORMER_PRECISIONS,
+        stateful=True,
+        about="A command says what is to be done, and for which generation: see videosdgx/families/magi1/engine/stateful.py.",
+    ),
+    Component(
+        name="vae",
+        inputs=(Port("latents", "FP32", LATENT, optional=True), Port("video", "FP32", LATENT, optional=True)),
+        outputs=(Port("video", "FP32", LATENT), Port("latents", "FP32", LATENT)),
+        opener="videosdgx.families.magi1.components:VAE",
+        torch={"cpu": "fp32", "sm121": "fp32"},
+        about="Latents are decoded, a video is encoded: one of the two is given.",
+    ),
+)
+
+# Guidance and a negative prompt are left out: guidance belongs to the weights.
+INPUTS = (
+    common.PROMPT,
+    common.WIDTH,
+    common.HEIGHT,
+    replace(common.NUM_FRAMES, limits=f"{common.BY_VARIANT}; what the clip begins with counts"),
+    common.DURATION,
+    replace(common.FPS, limits="the network always moves things as at 24"),
+    common.SEED,
+    replace(
+        common.STEPS,
+        limits=f"a multiple of 4 and of window_size; distilled variants take {', '.join(map(str, DISTILLED_STEPS))}",
+    ),
+    Input(
+        "window_size",
+        "INT32",
+        "chunks in work at once (usually 4); more of them mean fewer steps for the whole clip",
+        limits="divides num_inference_steps",
+        low=1,
+        high=WINDOW_SIZE,
+    ),
+    common.IMAGE,
+    Input(
+        "video",
+        "BYTES",
+        "video that the clip continues; the network sees its last 4 seconds",
+        limits="shorter than the clip; not together with image",
+        file=True,
+    ),
+    common.RESPONSE_FORMAT,
+)
+
 SPEC = FamilySpec(
     name="magi1",
     title="MAGI-1",
-    components={
-        "text_encoder": ("last_hidden_state",),
-        "transformer": ("result", "velocity"),
-        "vae": ("video", "latents"),
-    },
     default_precision="nvfp4",
-    precisions=("fp16", "bf16", "fp8", "nvfp4"),
-    variants={
-        "demo": DEMO,
-        "4.5b-base": _official("4.5b-base", 720, 64),
-        # The official examples keep 64 steps with these weights, for which 16 are enough.
-        "4.5b-distill": _official("4.5b-distill", 720, 16, DISTILLED_STEPS),
-        "4.5b-distill-fp8": _official("4.5b-distill-fp8", 720, 16, DISTILLED_STEPS),
-        "24b-base": _official("24b-base", 1280, 32),
-        "24b-distill": _official("24b-distill", 1280, 16, DISTILLED_STEPS),
-        "24b-distill-fp8": _official("24b-distill-fp8", 1280, 16, DISTILLED_STEPS),
-    },
-    stateful=("transformer",),
-    entry="generate",
+    components=by_name(COMPONENTS),
+    inputs=by_name(INPUTS),
+    generate="videosdgx.families.magi1.generate:generate",
+    examples=(
+        "a red circle moving right then up on a teal background",
+        "a white square moving down on a purple background",
+        "a yellow triangle moving left then down on a black background",
+        "a green circle moving up then right on a gray background",
+    ),
+    variants=by_name(
+        (
+            DEMO,
+            _official("4.5b-base", 720, 64),
+            # The official examples keep 64 steps with these weights, for which 16 are enough.
+            _official("4.5b-distill", 720, 16, DISTILLED_STEPS),
+            _official("4.5b-distill-fp8", 720, 16, DISTILLED_STEPS),
+            _official("24b-base", 1280, 32),
+            _official("24b-distill", 1280, 16, DISTILLED_STEPS),
+            _official("24b-distill-fp8", 1280, 16, DISTILLED_STEPS),
+        )
+    ),
 )

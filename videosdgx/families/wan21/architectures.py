@@ -1,4 +1,4 @@
-"""The shapes of Wan 2.1's published transformers, in diffusers' names (spec: the repositories' config.json).
+"""The shapes of Wan 2.1's published transformers, in diffusers' names (source: the repositories' config.json).
 
 They are needed where there is no checkpoint: for an export with random weights, and for planning.
 """

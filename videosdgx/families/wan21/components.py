@@ -1,4 +1,4 @@
-"""The parts of Wan 2.1 beside its transformer, with the interface of an engine: named arrays in, named arrays out."""
+"""Wan 2.1's video decoder, with the interface of an engine: named arrays in, named arrays out."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,33 +8,7 @@ import torch
 
 from videosdgx.artifacts import Manifest
 from videosdgx.engines.engine import Engine
-
-
-def _device(manifest: Manifest) -> torch.device:
-    return torch.device("cpu" if manifest.target == "cpu" else "cuda")
-
-
-class TextEncoder:
-    """UMT5: `input_ids`, `attention_mask` int64 [B,L] -> `last_hidden_state` float32 [B,L,D]."""
-
-    def __init__(self, directory: Path, manifest: Manifest):
-        from transformers import UMT5EncoderModel
-
-        self.manifest = manifest
-        self.device = _device(manifest)
-        dtype = torch.bfloat16 if manifest.precision == "bf16" else torch.float32
-        self.model = UMT5EncoderModel.from_pretrained(directory, dtype=dtype, use_safetensors=True)
-        self.model.to(self.device).eval()
-
-    @torch.inference_mode()
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Encode token ids."""
-        ids, mask = (torch.from_numpy(inputs[name]).to(self.device) for name in ("input_ids", "attention_mask"))
-        return {"last_hidden_state": self.model(ids, mask).last_hidden_state.float().cpu().numpy()}
-
-    def close(self) -> None:
-        """Give the memory back."""
-        del self.model
+from videosdgx.families.parts import device_of
 
 
 class VAE:
@@ -44,7 +18,7 @@ class VAE:
         from diffusers import AutoencoderKLWan
 
         self.manifest = manifest
-        self.device = _device(manifest)
+        self.device = device_of(manifest)
         self.model = AutoencoderKLWan.from_pretrained(directory, torch_dtype=torch.float32, use_safetensors=True)
         # Tiles of 256 pixels bound the memory of large frames; frames within one tile are decoded exactly as without.
         self.model.enable_tiling()
@@ -68,6 +42,3 @@ def open_vae(directory: Path, manifest: Manifest) -> Engine:
     from videosdgx.families.wan21.vae_engine import EngineVAE
 
     return EngineVAE(directory, manifest)
-
-
-OPENERS = {"text_encoder": TextEncoder, "vae": open_vae}

@@ -1,6 +1,6 @@
 """Wan 2.1's samplers: the official one, and the two for weights distilled to a few steps.
 
-Distilled weights (spec: wan21, section 8) are trained to jump from any of a few noise levels to the clean clip at once.
+Distilled weights (docs/specs/wan21.md, section 8) are trained to jump from any of a few noise levels to the clean clip at once.
 Their reference sampler is no ODE step: from x at sigma and the velocity v it takes x0 = x - sigma * v, and mixes x0 with
 fresh noise at the next sigma; the last step returns x0. Euler's step, which keeps the noise it started from, is common
 and works too. Both run on the levels 1000, 750, 500, 250 of the shifted schedule: with shift 5 the sigmas 1, 0.9375,

@@ -6,37 +6,26 @@ Triton component in another. So the served video and the in-process video come f
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import WanPipeline
 
+from videosdgx.families.networks import Piece, Progress, Run
+from videosdgx.families.parts import RemoteTextEncoder
 from videosdgx.families.prompts import PromptCache, load_tokenizer
 from videosdgx.families.request import GenerationRequest
 from videosdgx.families.spec import Variant
 from videosdgx.families.wan21.few_step import build_scheduler, share_generator
-
-Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+from videosdgx.media.video import to_uint8
 
 # Both official and diffusers code pad the text to 512 positions; the I2V blocks rely on that number.
 TEXT_LENGTH = 512
-
-
-class Progress(Protocol):
-    """Who wants to know how a generation goes."""
-
-    def phase(self, name: str) -> None:
-        """A phase begins: encoding, sampling, decoding."""
-        ...
-
-    def step(self, step: int) -> None:
-        """So many sampling steps are finished."""
-        ...
 
 
 def _config(path: Path) -> SimpleNamespace:
@@ -71,22 +60,6 @@ class RemoteTransformer(torch.nn.Module):
             }
         )
         return (torch.from_numpy(outputs["sample"]),)
-
-
-class RemoteTextEncoder(torch.nn.Module):
-    """Stands for `UMT5EncoderModel`."""
-
-    dtype = torch.float32
-    device = torch.device("cpu")
-
-    def __init__(self, run: Run):
-        super().__init__()
-        self.run = run
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
-        """Last hidden state [B,L,D] for token ids and mask [B,L]."""
-        outputs = self.run({"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()})
-        return SimpleNamespace(last_hidden_state=torch.from_numpy(outputs["last_hidden_state"]))
 
 
 class RemoteVAE(torch.nn.Module):
@@ -130,20 +103,8 @@ def generate(
     networks: Mapping[str, Run],
     progress: Progress,
     prompts: PromptCache,
-) -> np.ndarray:
-    """One whole generation: encode the prompts, run the sampling loop, decode.
-
-    Args:
-        directory: the weightless `pipeline` artifact.
-        variant: of that artifact.
-        request: what to make.
-        networks: `text_encoder`, `transformer` and `vae` as functions.
-        progress: is told each phase and step; an exception from it ends the generation (cancelling).
-        prompts: features of earlier prompts of the same artifact.
-
-    Returns:
-        Frames, float32 [F,H,W,3] in [0,1].
-    """
+) -> Generator[Piece, None, None]:
+    """Encode the prompts, run the sampling loop, decode: the clip in one piece (see `networks.Generate`)."""
 
     def decode(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         progress.phase("decoding")
@@ -179,5 +140,4 @@ def generate(
         callback_on_step_end_tensor_inputs=[],
         output_type="np",
     )
-    frames: np.ndarray = output.frames[0]
-    return frames
+    yield Piece(to_uint8(output.frames[0]))

@@ -6,27 +6,22 @@ outside whether it lives, what it loaded and how much memory it takes.
 
 import atexit
 import contextlib
-import importlib
 import json
 import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from videosdgx.artifacts import verify, write_atomically
-from videosdgx.engines.engine import Engine, open_engine
+from videosdgx.engines.engine import Engine, StatefulEngine
 from videosdgx.families import FAMILIES
+from videosdgx.families.spec import load
+from videosdgx.serving.names import RELEASE, SECONDS, split_model
 from videosdgx.serving.settings import Settings, load_settings
-
-
-def split_name(model: str) -> tuple[str, str]:
-    """`wan21_text_encoder` -> `("wan21", "text_encoder")`."""
-    family, _, component = model.partition("_")
-    return family, component
 
 
 def open_component(settings: Settings, family: str, component: str) -> tuple[Engine, Path]:
@@ -34,14 +29,13 @@ def open_component(settings: Settings, family: str, component: str) -> tuple[Eng
 
     Raises:
         ArtifactError: the artifact is missing, changed, or not to be served.
+        ValueError: the family has no such component.
     """
     directory = settings.artifact(family, component)
     settings.refuse_unwanted(directory)
-    # A transformer that keeps nothing between its calls is an engine and no more: its process imports no PyTorch.
-    if component == "transformer" and component not in FAMILIES[family].stateful:
-        return open_engine(directory), directory
-    openers = importlib.import_module(f"videosdgx.families.{family}.components").OPENERS
-    return openers[component](directory, verify(directory)), directory
+    # Only now, as it may import PyTorch for seconds.
+    opener = load(FAMILIES[family].component(component).opener)
+    return opener(directory, verify(directory)), directory
 
 
 def _leave_at_once() -> None:
@@ -64,7 +58,8 @@ class ComponentModel:
         started = time.monotonic()
         self.name = args["model_name"]
         settings = load_settings()
-        self.engine, directory = open_component(settings, *split_name(self.name))
+        family, component = split_model(self.name)
+        self.engine, directory = open_component(settings, family, component)
         config = json.loads(args["model_config"])
         self.input_names = [entry["name"] for entry in config["input"]]
         self.record = settings.component_record(self.name)
@@ -73,11 +68,15 @@ class ComponentModel:
             "artifact": str(directory.relative_to(settings.home)),
             "loaded_seconds": round(time.monotonic() - started, 3),
         }
-        self._write_record({})
-        family, component = split_name(self.name)
-        if component in FAMILIES[family].stateful:
-            self.engine.on_change = self._write_record  # type: ignore[attr-defined]
-            self._write_record(self.engine.facts())  # type: ignore[attr-defined]
+        if FAMILIES[family].component(component).stateful:
+            self._stateful.on_change = self._write_record
+            self._write_record(self._stateful.facts())
+        else:
+            self._write_record({})
+
+    @property
+    def _stateful(self) -> StatefulEngine:
+        return cast(StatefulEngine, self.engine)  # so says the family's table
 
     def _write_record(self, held: dict[str, int]) -> None:
         """`held`: what the component keeps for generations, if it is of the kind that does."""
@@ -92,12 +91,18 @@ class ComponentModel:
             given = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self.input_names}
             inputs = {name: tensor.as_numpy() for name, tensor in given.items() if tensor is not None}
             started = time.perf_counter()
-            outputs = self.engine.run(inputs)
+            outputs = self._run(inputs)
             seconds = np.array([time.perf_counter() - started], np.float64)
-        except Exception as error:  # an exception must not cross into Triton: it leaks shared memory (rule 6)
+        except Exception as error:  # one that crosses into Triton leaks shared memory (docs/design.md, rule 6)
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{self.name}: {error}"))
         tensors = [pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in outputs.items()]
-        return pb_utils.InferenceResponse([*tensors, pb_utils.Tensor("seconds", seconds)])
+        return pb_utils.InferenceResponse([*tensors, pb_utils.Tensor(SECONDS, seconds)])
+
+    def _run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if RELEASE not in inputs:
+            return self.engine.run(inputs)
+        self._stateful.release(inputs[RELEASE][0].decode())
+        return {}
 
     def finalize(self) -> None:
         """Unload. The process ends right after, which returns all its memory."""

@@ -4,11 +4,11 @@ import json
 from functools import partial
 from typing import Any
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from videosdgx.serving.engine_manager import EngineManager
 from videosdgx.serving.settings import load_settings
+from videosdgx.serving.triton.calls import as_json
 from videosdgx.serving.triton.control import load_model, unload_model
 
 
@@ -29,8 +29,6 @@ class EngineManagerModel:
         try:
             text = pb_utils.get_input_tensor_by_name(request, "command").as_numpy()[0]
             result = self.manager.handle(json.loads(text))
-        except Exception as error:  # rule 6: errors are values
+        except Exception as error:  # errors are values (docs/design.md, rule 6)
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"engine_manager: {error}"))
-        return pb_utils.InferenceResponse(
-            [pb_utils.Tensor("result", np.array([json.dumps(result).encode()], dtype=np.object_))]
-        )
+        return pb_utils.InferenceResponse([pb_utils.Tensor("result", as_json(result))])

@@ -8,28 +8,32 @@ import importlib
 import json
 import threading
 import uuid
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from videosdgx.artifacts import verify
+from videosdgx.artifacts import PIPELINE, verify
 from videosdgx.families import FAMILIES
+from videosdgx.families.networks import Generate
 from videosdgx.families.request import InvalidInput, parse_request
+from videosdgx.families.spec import FamilySpec, load
 from videosdgx.serving.clock import Clock
 from videosdgx.serving.errors import as_triton_error, event_from_error
-from videosdgx.serving.generation import Generation, as_json
+from videosdgx.serving.generation import Generation
 from videosdgx.serving.settings import load_settings
+from videosdgx.serving.triton.calls import as_json
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
-def read_inputs(request: Any) -> dict[str, Any]:
-    """The inputs that a request gives, as Python values."""
+def read_inputs(request: Any, spec: FamilySpec) -> dict[str, Any]:
+    """The inputs that a request gives, as Python values: a list where the table allows any number of them."""
     values: dict[str, Any] = {}
     for tensor in request.inputs():
-        values[tensor.name()] = tensor.as_numpy().reshape(-1)[0]
+        given = tensor.as_numpy().reshape(-1).tolist()
+        # Triton has compared the shapes with those of the table: whatever is no list has one value.
+        values[tensor.name()] = given if spec.inputs[tensor.name()].is_list else given[0]
     return values
 
 
@@ -54,9 +58,9 @@ class StreamModel:
         self.name = args["model_name"]
         self.family = self.name.removesuffix("_stream")
         self.settings = load_settings()
-        self.variant = FAMILIES[self.family].variants[self.settings.families[self.family].variant]
-        self._pipeline: ModuleType | None = None
-        self._prompts: Any = None
+        self.spec = FAMILIES[self.family]
+        self.variant = self.spec.variant(self.settings.families[self.family].variant)
+        self._pipeline: tuple[Generate, Any] | None = None
         self._pipeline_lock = threading.Lock()
         self._cancelled: dict[str, threading.Event] = {}
         threading.Thread(target=self._prepare, daemon=True).start()
@@ -68,15 +72,14 @@ class StreamModel:
             # The next request tries again and carries the error to its client.
             print(f"{self.name}: not ready to generate: {error}", flush=True)
 
-    def _family_pipeline(self) -> tuple[ModuleType, Any]:
+    def _family_pipeline(self) -> tuple[Generate, Any]:
         with self._pipeline_lock:
             if self._pipeline is None:
-                verify(self.settings.artifact(self.family, "pipeline"))
-                module = importlib.import_module(f"videosdgx.families.{self.family}.{FAMILIES[self.family].entry}")
+                verify(self.settings.artifact(self.family, PIPELINE))
+                generate = load(self.spec.generate)
                 importlib.import_module("torch").set_num_threads(1)  # the loop does little; the components need the cores
-                self._prompts = importlib.import_module("videosdgx.families.prompts").PromptCache()
-                self._pipeline = module
-            return self._pipeline, self._prompts
+                self._pipeline = generate, load("videosdgx.families.prompts:PromptCache")()
+            return self._pipeline
 
     def execute(self, requests: list[Any]) -> None:
         """Start a thread for each request and return, so that the next request is seen.
@@ -105,7 +108,7 @@ class StreamModel:
                 self._generate(request, sender, generation_id, cancelled)
             finally:
                 del self._cancelled[generation_id]
-        except Exception as error:  # rule 6: errors are values
+        except Exception as error:  # errors are values (docs/design.md, rule 6)
             told = as_triton_error(error, self.name)
             sender.send(response(event=as_json(event_from_error(told, generation_id))))
             sender.send(pb_utils.InferenceResponse(error=told))
@@ -114,7 +117,7 @@ class StreamModel:
             sender.send(flags=FINAL)
 
     def _generate(self, request: Any, sender: Any, generation_id: str, cancelled: threading.Event) -> None:
-        wanted = parse_request(read_inputs(request), self.variant)
+        wanted = parse_request(read_inputs(request, self.spec), self.spec, self.variant)
 
         def emit(event: dict[str, Any], video: bytes | None = None) -> None:
             if event["phase"] != "done":  # the last event travels with the result

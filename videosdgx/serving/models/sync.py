@@ -5,7 +5,6 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from videosdgx.serving.errors import as_triton_error, error_from_event
@@ -30,7 +29,7 @@ class SyncModel:
     def _answer(self, request: Any) -> Any:
         try:
             return self._forward(request)
-        except Exception as error:  # rule 6: errors are values
+        except Exception as error:  # errors are values (docs/design.md, rule 6)
             return pb_utils.InferenceResponse(error=as_triton_error(error, self.name))
 
     def _forward(self, request: Any) -> Any:
@@ -67,7 +66,7 @@ class SyncModel:
         cancel = pb_utils.InferenceRequest(
             model_name=self.stream,
             requested_output_names=["event"],
-            inputs=[pb_utils.Tensor("prompt", np.array([b""], dtype=np.object_))],
+            inputs=[pb_utils.Tensor("prompt", calls.as_bytes(""))],
             parameters={"cancel": generation_id},
         )
         list(cancel.exec(decoupled=True))

@@ -24,6 +24,16 @@ class Died(CallFailed):
     """The process of the called model is gone."""
 
 
+def as_bytes(text: str) -> np.ndarray:
+    """A text as a BYTES tensor [1]."""
+    return np.array([text.encode()], dtype=np.object_)
+
+
+def as_json(value: dict[str, Any]) -> np.ndarray:
+    """A dictionary as a BYTES tensor [1]."""
+    return as_bytes(json.dumps(value))
+
+
 def _raise(message: str) -> None:
     if any(phrase in message for phrase in DIED):
         raise Died(message)
@@ -59,6 +69,5 @@ def manager(command: dict[str, Any]) -> dict[str, Any]:
     Raises:
         CallFailed: the manager refused, with its reason.
     """
-    text = np.array([json.dumps(command).encode()], dtype=np.object_)
-    answer: dict[str, Any] = json.loads(call("engine_manager", {"command": text}, ["result"])["result"][0])
+    answer: dict[str, Any] = json.loads(call("engine_manager", {"command": as_json(command)}, ["result"])["result"][0])
     return answer

@@ -14,7 +14,7 @@ from videosdgx.home import CHECKOUT
 from videosdgx.serving.settings import VARIABLE, Settings
 
 CONTAINER = Path("/opt/tritonserver")
-# Loading a 14B engine takes minutes; Triton's default gives a model's process 30 s (rule 7 of the design).
+# Loading a 14B engine takes minutes; Triton's default gives a model's process 30 s (docs/design.md, rule 7).
 STUB_TIMEOUT_SECONDS = 900
 # How long a stopping server waits for running generations.
 EXIT_SECONDS = 10

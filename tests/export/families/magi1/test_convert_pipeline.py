@@ -1,6 +1,5 @@
 """The official repository's layout, made here with tiny networks, becomes a pipeline that gives the same clip."""
 
-import hashlib
 import io
 import json
 import sys
@@ -15,47 +14,12 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from export.checkpoint.stored import CheckpointError
-from export.families.magi1.convert_pipeline import VAE_FIXED, VAE_RENAMED, convert_pipeline, copy_tokenizer
+from export.families.magi1.convert_pipeline import convert_pipeline, copy_tokenizer
 from tests.families.magi1.tiny_pipeline import tiny_pipeline
 from videosdgx.families.magi1.pipeline import MagiPipeline
 
 PIPELINE = tiny_pipeline()
 TEXTS = ("a red circle moving right then up on a teal background", "Ein Bär läuft durch den Wald; ½ naïve café – “so”")
-_DDCONFIG = (
-    "in_channels", "latent_channels", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "video_size", "video_length",
-    "patch_size", "patch_length", "use_final_proj",
-)  # fmt: skip
-
-
-@pytest.fixture
-def sources(tmp_path: Path) -> dict[str, Any]:
-    """The arguments of `convert_pipeline`."""
-    official, text = tmp_path / "official", tmp_path / "text"
-    weights = official / "ckpt" / "magi" / "4.5B_base" / "inference_weight"
-    vae = official / "ckpt" / "vae"
-    weights.mkdir(parents=True)
-    vae.mkdir()
-    save_file(PIPELINE.transformer.state_dict(), weights / "model.safetensors")
-    save_file(PIPELINE.vae.state_dict(), vae / "diffusion_pytorch_model.safetensors")
-    theirs = {ours: name for name, ours in VAE_RENAMED.items()}
-    described = {theirs.get(key, key): PIPELINE.vae.config[key] for key in _DDCONFIG} | VAE_FIXED
-    (vae / "config.json").write_text(json.dumps({"_class_name": "ViTVAE", "model_type": "vit", "ddconfig": described}))
-    PIPELINE.text_encoder.save_pretrained(text / "text_encoder")
-    PIPELINE.tokenizer.save_pretrained(text / "tokenizer")
-    (text / "tokenizer" / "extra.bin").write_bytes(b"a pickle")
-    npz = tmp_path / "special_tokens.npz"
-    arrays = {name: tensor.double().numpy() for name, tensor in PIPELINE.special_tokens.state_dict().items()}
-    np.savez(npz, **arrays)
-    config = {key: value for key, value in PIPELINE.transformer.config.items() if not key.startswith("_")}
-    return {
-        "official": official,
-        "text": text,
-        "special_tokens": npz,
-        "destination": tmp_path / "pipeline",
-        "variant": "4.5b-base",
-        "config": config,
-        "special_tokens_sha256": hashlib.sha256(npz.read_bytes()).hexdigest(),
-    }
 
 
 def clip(pipeline: MagiPipeline) -> np.ndarray:

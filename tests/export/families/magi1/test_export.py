@@ -5,11 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-import typer
-from typer.testing import CliRunner
 
-from export import cli
 from export.families.magi1.profiles import MOST_PAST
+from tests.export import exports
 from tests.export.families.magi1.conftest import LAYERS
 from tests.families.magi1.tiny import CONFIG, GATED, tiny_transformer
 from tests.families.magi1.tiny_pipeline import tiny_pipeline
@@ -18,15 +16,9 @@ from videosdgx.families.magi1.architectures import TRANSFORMERS
 from videosdgx.families.magi1.engine import graphs
 from videosdgx.families.magi1.network.fp8 import Fp8Linear
 
-APP = typer.Typer()
-APP.command()(cli.export)
-
 
 def export(home: Path, *options: str) -> tuple[int, str]:
-    result = CliRunner().invoke(APP, ["magi1", "--home", str(home), "--clips", "1", "--threads", "1", *options])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, " ".join(result.output.split())
+    return exports.export("magi1", "--home", str(home), "--clips", "1", "--threads", "1", *options)
 
 
 @pytest.mark.usefixtures("short_clips")
@@ -106,5 +98,6 @@ def test_a_rehearsal_of_the_large_one(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_what_it_has_not_is_named(tmp_path: Path) -> None:
-    code, output = export(tmp_path, "--fp8-attention")
-    assert code == 1 and "magi1 has neither" in output
+    for option in (("--fp8-attention",), ("--lora", "x.safetensors")):
+        code, output = export(tmp_path, *option)
+        assert code == 1 and f"{option[0]} is not for the transformer of magi1" in output

@@ -8,16 +8,20 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from export.check import whole
+from export.checkpoint.source import Source
 from export.compile import compile_engine
-from export.families.magi1 import policy, verify
+from export.families.magi1 import pipeline, policy
 from export.families.magi1.config import MagiConfig
 from export.families.magi1.graph import TEXT, write_graphs
 from export.families.magi1.pipeline import plain_linears
 from export.families.magi1.profiles import cache_bytes, chunk_profiles, text_profiles
-from export.families.magi1.source import PlainTensors, Source
+from export.families.magi1.recipe import TRANSFORMER
+from export.families.magi1.stored_network import NETWORK, PlainTensors
 from export.graph.lowering import Build
 from export.graph.writing import MAIN
 from export.quantize.linears import Dtypes
+from export.run.recipe import FixedCall
 from tests.families.magi1.tiny import tiny_transformer
 from videosdgx.engines.onnxruntime_engine import session_options
 from videosdgx.families.magi1.architectures import TRANSFORMERS
@@ -38,7 +42,7 @@ def model() -> MagiTransformer3DModel:
 @cache
 def saved(directory: Path) -> Source:
     model().save_pretrained(directory)
-    return Source("tiny", directory, dict(model().config))
+    return Source(NETWORK, "tiny", directory, dict(model().config))
 
 
 def inputs(past_chunks: int) -> dict[str, np.ndarray]:
@@ -70,7 +74,7 @@ def maxima() -> dict[str, float]:
     handles = [model().get_submodule(name).register_forward_pre_hook(hook(name)) for name in names]
     with torch.no_grad():
         for past_chunks in (0, 2):
-            verify.chunk_output(model(), inputs(past_chunks))
+            pipeline.forward(model(), inputs(past_chunks))
     for handle in handles:
         handle.remove()
     return found
@@ -89,12 +93,12 @@ def written(request, tmp_path_factory):
 @pytest.mark.parametrize("past_chunks", [0, 2])
 def test_the_chunk_graph_computes_what_the_simulation_does(written, past_chunks):
     precision, directory, formats = written
-    expected = verify.simulated(model(), formats, maxima())
+    expected = whole.simulated(TRANSFORMER.whole, model(), formats, maxima())
     given = inputs(past_chunks)
     session = ort.InferenceSession(directory / MAIN.model, session_options(1))
     result = session.run([graphs.VELOCITY], given)[0]
     with torch.no_grad():
-        velocity = verify.chunk_output(expected, given).numpy()
+        velocity = pipeline.forward(expected, given).numpy()
     error = np.linalg.norm(result - velocity) / np.linalg.norm(velocity)
     # Rounding differences in the last bit now and then flip a code: the exact bar is on single layers.
     assert error < {"fp16": 1e-5, "fp8": 2e-2, "nvfp4": 1e-1}[precision]
@@ -105,18 +109,16 @@ def test_each_layer_computes_what_the_simulation_does(written, tmp_path):
     features = np.random.default_rng(0).standard_normal((5, 24)).astype(np.float32)
     with torch.no_grad():
         text_kv = model().encode_text(torch.from_numpy(features)).numpy()
-    calls = [inputs(past) for past in (0, 2, 0, 2)]
-    arrays = {f"{i}.in.{name}": array for i, call in enumerate(calls) for name, array in call.items()}
-    arrays |= {f"{i}.out": call[graphs.HIDDEN_STATES] for i, call in enumerate(calls)}
-    arrays |= {f"4.in.{graphs.ENCODER_HIDDEN_STATES}": features, "4.out": text_kv}
-    np.savez(tmp_path / "tensors.npz", **arrays)
-    figures = verify.against_simulation(directory, model(), formats, maxima(), tmp_path)
+    calls = [FixedCall(f"past {past}", MAIN, inputs(past), inputs(past)[graphs.HIDDEN_STATES]) for past in (0, 2)]
+    whole.write_calls(tmp_path, [*calls, FixedCall("text", TEXT, {graphs.ENCODER_HIDDEN_STATES: features}, text_kv)])
+    kept = whole.read_calls(tmp_path, [MAIN, TEXT])
+    assert [call.figure for call in kept] == ["past 0", "past 2", "text"]
+    figures = whole.against_simulation(TRANSFORMER.whole, directory, model(), formats, maxima(), kept)
     wanted = {"fp16": [], "fp8": ["fp8_modelopt"], "nvfp4": ["fp8_modelopt", "nvfp4_emulation"]}[precision]
     for name in wanted:
         assert figures[f"relative_error_{name}"] < 1e-3
     # The text's graph has all layers, and none is confused with another.
-    (text_snr,) = (value for name, value in verify.fixed_snr(directory, tmp_path, 1).items() if name.startswith("text"))
-    assert text_snr > {"fp16": 50, "fp8": 25, "nvfp4": 20}[precision]
+    assert whole.fixed_snr(directory, kept, 1)["text"] > {"fp16": 50, "fp8": 25, "nvfp4": 20}[precision]
 
 
 def test_tensorrt_compiles_both_for_the_spark_without_a_gpu(tmp_path):

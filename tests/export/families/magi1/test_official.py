@@ -9,19 +9,17 @@ from typing import Any
 import huggingface_hub
 import pytest
 from huggingface_hub.utils import filter_repo_objects
-from rich.console import Console
 
 from export.checkpoint import download, reading
 from export.families.magi1 import official
 from export.families.magi1.convert_pipeline import VARIANT_FOLDERS
-from export.families.magi1.job import Job
 from export.run.errors import ExportError
 from export.run.job import Settings
-from export.run.progress import Report
+from tests.export import exports
 from videosdgx.families.magi1.architectures import TRANSFORMERS
 from videosdgx.families.magi1.spec import REPOSITORY, TEXT_ENCODER_REPOSITORY
 
-# Specification magi1, section 2.
+# docs/specs/magi1.md, section 2.
 WEIGHTS = {
     "4.5b-base": "4.5B_base/inference_weight",
     "4.5b-distill": "4.5B_distill/inference_weight.distill",
@@ -90,7 +88,7 @@ def test_an_official_variant_is_fetched_and_converted_once(
     monkeypatch.setattr(official, "SPECIAL_TOKENS_URL", sources["special_tokens"].as_uri())
     monkeypatch.setattr(official, "SPECIAL_TOKENS_SHA256", "0" * 64)
     home = tmp_path / "home"
-    job = Job(Settings("magi1", home, "4.5b-base", "nvfp4", "sm121"), Report(Console(quiet=True)))
+    job = exports.job("magi1", Settings(home, "4.5b-base", "nvfp4", "sm121"))
     with pytest.raises(ExportError, match="it must be 0000"):
         _ = job.checkpoint
     monkeypatch.setattr(official, "SPECIAL_TOKENS_SHA256", sources["special_tokens_sha256"])

@@ -1,24 +1,26 @@
 """What is MAGI-1's own of the sensitivity command: which layers belong together, and the text's, which another graph has."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from export.check.sensitivity import command
-from export.families.magi1 import sensitivity
+from export.check.sensitivity import main
+from export.families.magi1.recipe import RECIPES, TRANSFORMER
 
 APP = typer.Typer()
-APP.command()(command(sensitivity.FAMILY))
+APP.command()(main)
 
 
 @pytest.mark.usefixtures("short_clips")
 def test_the_command_measures_every_layer(tiny_magi1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sensitivity, "calibration_prompts", lambda: ["a red circle moving right then up"])
+    few = replace(TRANSFORMER.whole, calibration_prompts=lambda _: ["a red circle moving right then up"])
+    monkeypatch.setitem(RECIPES, "transformer", replace(TRANSFORMER, whole=few))
     page = tmp_path / "page.md"
-    given = ["--checkpoint", str(tiny_magi1), "--prompts", "1", "--json", "--markdown", str(page)]
+    given = ["magi1", "--checkpoint", str(tiny_magi1), "--prompts", "1", "--json", "--markdown", str(page)]
     result = CliRunner().invoke(APP, given)
     assert result.exit_code == 0, result.output
     blocks, kinds = json.loads(result.stdout)
@@ -33,5 +35,5 @@ def test_the_command_measures_every_layer(tiny_magi1: Path, tmp_path: Path, monk
 
 
 def test_a_mistake_is_named() -> None:
-    result = CliRunner().invoke(APP, ["--variant", "5b"])
+    result = CliRunner().invoke(APP, ["magi1", "--variant", "5b"])
     assert result.exit_code == 2 and "unknown variant '5b'" in " ".join(result.output.replace("│", " ").split())

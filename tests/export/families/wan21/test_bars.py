@@ -1,11 +1,9 @@
 """The bars of the demo over 100 prompts that its training never saw; minutes, so marked slow."""
 
 import pytest
-from rich.console import Console
 
-from export.families.wan21.exporter import Export
 from export.run.job import Settings
-from export.run.progress import Report
+from tests.export.exports import run
 from videosdgx.artifacts import verify
 
 CLIPS = 100
@@ -19,9 +17,8 @@ def home(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "psnr", "points"), [("fp8", 36, 2), ("nvfp4", 27, 5)])
 def test_clips_of_unseen_prompts(home, precision, psnr, points):
-    settings = Settings(family="wan21", home=home, variant="demo", precision=precision, target="cpu", clips=CLIPS)
-    with Report(Console(quiet=True)) as report:
-        accuracy = verify(Export(settings, report).run()).accuracy
+    settings = Settings(home=home, variant="demo", precision=precision, target="cpu", clips=CLIPS)
+    accuracy = verify(run("wan21", settings)).accuracy
     assert accuracy["clips"] == CLIPS
     assert accuracy["clip_psnr_db_mean"] >= psnr
     assert accuracy["success_points_lost"] <= points

@@ -10,39 +10,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import typer
-from typer.testing import CliRunner
 
-from export import cli
 from export.checkpoint import random_weights, reading
+from export.checkpoint.source import Source
 from export.families.wan21 import policy, streamed
 from export.families.wan21.graph import write_graph
 from export.families.wan21.pipeline import load_transformer
-from export.families.wan21.source import Source, shapes
+from export.families.wan21.recipe import NETWORK, shapes
 from export.graph import weights
 from export.graph.lowering import Build
 from export.graph.tracing import Placeholder
 from export.quantize.calibration import input_maxima
 from export.quantize.linears import Dtypes
+from tests.export import exports
 from tests.export.families.wan21.tiny import TINY, random_transformer
 from videosdgx.artifacts import verify
 from videosdgx.families.wan21.architectures import TRANSFORMERS
 
-APP = typer.Typer()
-APP.command()(cli.export)
 SMALL = ["--resolution", "256x256", "--frames", "5"]
 
 
 def export(home: Path, *options: str) -> tuple[int, str]:
-    result = CliRunner().invoke(APP, ["wan21", "--home", str(home), *options])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, " ".join(result.output.replace("│", " ").split())
+    return exports.export("wan21", "--home", str(home), *options)
 
 
 def source(tiny_checkpoint: Path, layers: int | None = None) -> Source:
     directory = tiny_checkpoint / "transformer"
-    return Source("tiny", directory, reading.config(directory), layers)
+    return Source(NETWORK, "tiny", directory, reading.config(directory), layers)
 
 
 def test_a_streamed_transformer_equals_the_resident_one(tiny_checkpoint):
@@ -84,7 +78,7 @@ def test_random_weights_depend_on_seed_and_name_only():
     [("t2v-1.3b", 1_418_996_800), ("t2v-14b", 14_288_491_584), ("i2v-14b-480p", 16_394_878_784)],
 )
 def test_the_published_architectures_have_the_published_counts(variant, parameters):
-    """Counts: spec wan21 section 1."""
+    """Counts: docs/specs/wan21.md, section 1."""
     assert sum(int(np.prod(shape)) for shape in shapes(TRANSFORMERS[variant]).values()) == parameters
 
 
@@ -141,11 +135,11 @@ def test_shards_and_one_file_give_the_same_bytes(tiny_checkpoint, sharded_checkp
 
 def test_a_rehearsal_says_so_and_lies_beside_the_real_one(tmp_path, monkeypatch):
     pytest.importorskip("tensorrt_rtx")
-    monkeypatch.setitem(TRANSFORMERS, "i2v-14b-480p", _tiny_image_config())
-    options = ["--variant", "i2v-14b-480p", "--precision", "nvfp4", "--target", "sm121", "--random-weights", *SMALL]
+    monkeypatch.setitem(TRANSFORMERS, "t2v-14b", _tiny_image_config())
+    options = ["--variant", "t2v-14b", "--precision", "nvfp4", "--target", "sm121", "--random-weights", *SMALL]
     code, output = export(tmp_path, *options, "--layers", "2")
     assert code == 0, output
-    manifest = verify(tmp_path / "artifacts/wan21/i2v-14b-480p/transformer/nvfp4-sm121-2layers")
+    manifest = verify(tmp_path / "artifacts/wan21/t2v-14b/transformer/nvfp4-sm121-2layers")
     assert manifest.random_weights and any("first 2 of 4 blocks" in remark for remark in manifest.remarks)
     assert any("block by block" in remark for remark in manifest.remarks)
     assert any("compiled whole" in remark for remark in manifest.remarks)
@@ -202,8 +196,8 @@ def test_a_killed_export_goes_on_and_gives_the_same_bytes(tiny_checkpoint, tmp_p
         (["--variant", "demo", "--random-weights"], "for the published variants"),
         (["--variant", "t2v-1.3b", "--layers", "31", "--random-weights"], "--layers is 31, t2v-1.3b has 30"),
         (["--variant", "t2v-1.3b", "--resolution", "832"], "must be WIDTHxHEIGHT"),
-        (["--variant", "t2v-1.3b", "--resolution", "833x480"], "takes a width that is a multiple of 16"),
-        (["--variant", "t2v-1.3b", "--frames", "80"], "--frames is 80"),
+        (["--variant", "t2v-1.3b", "--resolution", "833x480"], "width is 833, it must be a multiple of 16"),
+        (["--variant", "t2v-1.3b", "--frames", "80"], "frames is 80, it must be 4k+1"),
         (["--variant", "t2v-1.3b", "--precision", "bf16", "--target", "cpu"], "does not compute in bf16"),
         (["--variant", "t2v-1.3b", "--random-weights", "--checkpoint", "x"], "excludes --checkpoint"),
     ],

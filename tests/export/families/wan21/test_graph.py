@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from onnx import TensorProto
 from torch import Tensor
 
+from export.check.whole import as_stored
 from export.compile import compile_engine
 from export.families.wan21 import policy
 from export.families.wan21.constants import constants
 from export.families.wan21.graph import skeleton
 from export.families.wan21.lowered import WanConfig
 from export.families.wan21.profiles import profiles
-from export.families.wan21.verify import as_stored
+from export.families.wan21.recipe import TRANSFORMER
 from export.graph import cpu, weights
 from export.graph.lowering import Build
 from export.graph.tracing import model_proto
@@ -76,7 +77,7 @@ def brute_force_nvfp4_weight(weight: Tensor) -> Tensor:
 
 def reference(precision: str) -> Tensor:
     formats = policy.formats(CONFIG, precision)
-    model = as_stored(MODEL, formats)
+    model = as_stored(TRANSFORMER.whole, MODEL, formats)
     simulate_fp8(model, {name: AMAX[name] for name, own in formats.items() if own == "fp8"})
     for name in (name for name, own in formats.items() if own == "nvfp4"):
         layer = model.get_submodule(name)

@@ -5,7 +5,7 @@ from diffusers import WanTransformer3DModel
 from export.checkpoint.random_weights import RandomTensors
 from export.families.wan21.constants import constants
 from export.families.wan21.lowered import LoweredWanTransformer, WanConfig
-from export.families.wan21.source import shapes
+from export.families.wan21.recipe import shapes
 from export.graph.lowering import Build
 from export.quantize.linears import Dtypes
 from tests.export.families.wan21.tiny import random_inputs, random_transformer

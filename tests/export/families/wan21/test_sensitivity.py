@@ -1,17 +1,20 @@
 """Quantizing a group of layers at a time: the switches, the tables, the command."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 import typer
 from typer.testing import CliRunner
 
-from export.check.sensitivity import Switches, command, groups, measure
-from export.families.wan21 import policy, sensitivity
+from export.check.sensitivity import Switches, groups, main, mean_snr, measure
+from export.families.wan21 import policy
 from export.families.wan21.lowered import WanConfig
+from export.families.wan21.recipe import RECIPES, TRANSFORMER
 from export.quantize.calibration import simulate_fp8
 from export.quantize.emulation import simulate_nvfp4
+from export.run.recipe import Velocity
 from tests.export.families.wan21.tiny import input_amax, random_inputs, random_transformer
 
 MODEL = random_transformer()
@@ -21,10 +24,8 @@ LAYERS = policy.all_linears(CONFIG)
 AMAX = {name: amax for name, amax in input_amax(MODEL, INPUTS).items() if name in LAYERS}
 
 
-def calls() -> list[sensitivity.Call]:
-    with torch.inference_mode():
-        velocity = MODEL(**INPUTS).sample.numpy()
-    return [({name: tensor.numpy() for name, tensor in INPUTS.items()}, velocity)]
+def velocities() -> list[Velocity]:
+    return [Velocity(lambda model: run(model).numpy(), run(MODEL).numpy())]
 
 
 def run(model: torch.nn.Module) -> torch.Tensor:
@@ -34,7 +35,7 @@ def run(model: torch.nn.Module) -> torch.Tensor:
 
 def test_groups_hold_every_layer_once():
     for by, count in (("block", CONFIG.num_layers), ("layer-kind", 10)):
-        found = groups(LAYERS, sensitivity.split, by)
+        found = groups(LAYERS, policy.split, by)
         assert len(found) == count
         assert sorted(name for members in found.values() for name in members) == sorted(LAYERS)
 
@@ -44,7 +45,7 @@ def test_switches_quantize_what_they_are_told(precision):
     switches = Switches(random_transformer(), precision, AMAX)
     switches.quantize([])
     assert torch.allclose(run(switches.model), run(MODEL), atol=1e-5)
-    chosen = groups(LAYERS, sensitivity.split, "block")["blocks.1"]
+    chosen = groups(LAYERS, policy.split, "block")["blocks.1"]
     switches.quantize(chosen)
     expected = random_transformer()
     {"fp8": simulate_fp8, "nvfp4": simulate_nvfp4}[precision](expected, {name: AMAX[name] for name in chosen})
@@ -54,8 +55,8 @@ def test_switches_quantize_what_they_are_told(precision):
 
 def test_costs_are_measured_and_sorted():
     switches = Switches(random_transformer(), "nvfp4", AMAX)
-    kinds = groups(LAYERS, sensitivity.split, "layer-kind")
-    result = measure(switches, lambda model: sensitivity.snr(model, calls()), kinds, "nvfp4", "layer-kind")
+    kinds = groups(LAYERS, policy.split, "layer-kind")
+    result = measure(switches, lambda model: mean_snr(model, velocities()), kinds, "nvfp4", "layer-kind")
     gains = [row.gain_db for row in result.rows]
     assert gains == sorted(gains, reverse=True)
     assert sum(row.share for row in result.rows) == pytest.approx(1)
@@ -65,13 +66,14 @@ def test_costs_are_measured_and_sorted():
 
 
 APP = typer.Typer()
-APP.command()(command(sensitivity.FAMILY))
+APP.command()(main)
 
 
 def test_the_command_prints_and_writes_its_tables(tiny_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(sensitivity, "calibration_prompts", lambda _: ["a red circle on a black background"])
+    few = replace(TRANSFORMER.whole, calibration_prompts=lambda _: ["a red circle on a black background"])
+    monkeypatch.setitem(RECIPES, "transformer", replace(TRANSFORMER, whole=few))
     page = tmp_path / "docs" / "page.md"
-    given = ["--checkpoint", str(tiny_checkpoint), "--prompts", "1", "--json", "--markdown", str(page)]
+    given = ["wan21", "--checkpoint", str(tiny_checkpoint), "--prompts", "1", "--json", "--markdown", str(page)]
     result = CliRunner().invoke(APP, given)
     assert result.exit_code == 0, result.output
     blocks, kinds = json.loads(result.stdout)
@@ -90,5 +92,5 @@ def test_the_command_prints_and_writes_its_tables(tiny_checkpoint, tmp_path, mon
     ],
 )
 def test_mistakes_are_named(options, code, message):
-    result = CliRunner().invoke(APP, options)
+    result = CliRunner().invoke(APP, ["wan21", *options])
     assert result.exit_code == code and message in " ".join(result.output.replace("│", " ").split())

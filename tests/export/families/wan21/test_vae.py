@@ -9,15 +9,15 @@ import onnxruntime as ort
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
-from rich.console import Console
 
 from export.checkpoint import reading
 from export.demo.checkpoint import WAN21
-from export.families.wan21 import vae_artifact, vae_graph
+from export.families.wan21 import vae_recipe
+from export.families.wan21.vae_graph import cache_shapes
 from export.families.wan21.vae_lowered import LoweredVaeDecoder, Step, VaeConfig, decoder_tensors
 from export.run.errors import ExportError
 from export.run.job import Settings
-from export.run.progress import Report
+from tests.export import exports
 from videosdgx.artifacts import verify
 from videosdgx.engines.onnxruntime_engine import session_options
 from videosdgx.families.wan21.vae_loop import FRAMES, LATENT, DecoderLoop, Tiling, cache_input, cache_output
@@ -107,7 +107,7 @@ def test_sizes_that_the_engines_take_whole_are_not_cut():
 def test_the_cache_is_not_changed_in_place():
     step = TorchStep(plain_vae(), False)
     config = VaeConfig.from_dict({"base_dim": 4})
-    cache = [torch.randn(1, c, 2, 4 * s, 4 * s) for c, s in vae_graph.cache_shapes(config)]
+    cache = [torch.randn(1, c, 2, 4 * s, 4 * s) for c, s in cache_shapes(config)]
     before = [tensor.clone() for tensor in cache]
     step.run({LATENT: np.zeros((1, 16, 1, 4, 4), np.float32)} | {cache_input(i): t for i, t in enumerate(cache)})
     assert all(torch.equal(tensor, other) for tensor, other in zip(cache, before, strict=True))
@@ -115,7 +115,7 @@ def test_the_cache_is_not_changed_in_place():
 
 def test_full_size_has_a_cached_tensor_per_causal_convolution():
     """diffusers has a 33rd entry, for a 1 x 1 convolution, that it never uses."""
-    shapes = vae_graph.cache_shapes(VaeConfig())
+    shapes = cache_shapes(VaeConfig())
     assert len(shapes) == 32 and shapes[0] == (16, 1) and shapes[-1] == (96, 8)
     with torch.device("meta"):
         vae, step = AutoencoderKLWan(), LoweredVaeDecoder(VaeConfig(), Step(False, torch.float16))
@@ -134,11 +134,8 @@ def graphs(request, tmp_path_factory):
         vae = AutoencoderKLWan.from_config(reading.config(WAN21 / "vae") | settings).eval()
     config = VaeConfig.from_dict(dict(vae.config))
     directory = tmp_path_factory.mktemp(request.param)
-    steps = [
-        OnnxStep(vae_graph.write(directory, str(first), config, Step(first, torch.float32), vae.state_dict()))
-        for first in (True, False)
-    ]
-    return vae, steps
+    vae_recipe.write_graphs(directory, config, vae.state_dict(), torch.float32)
+    return vae, [OnnxStep(directory / files.model) for files in (vae_recipe.FIRST, vae_recipe.FOLLOWING)]
 
 
 def test_graphs_equal_diffusers_at_any_size(graphs):
@@ -165,12 +162,11 @@ def small_checkpoint(directory: Path, vae: AutoencoderKLWan) -> Path:
 
 
 def settings(home: Path, source: Path, precision: str = "fp16", **more: Any) -> Settings:
-    return Settings("wan21", home, "demo", precision, "sm121", checkpoint=str(source), **more)
+    return Settings(home, "demo", precision, "sm121", checkpoint=str(source), **more)
 
 
 def export(asked: Settings) -> Path:
-    with Report(Console(quiet=True)) as report:
-        return vae_artifact.export_vae_engine(asked, report)
+    return exports.run("wan21", asked, "vae")
 
 
 @pytest.mark.parametrize("precision", ["fp16", pytest.param("bf16", marks=pytest.mark.slow)])
@@ -197,11 +193,11 @@ def test_writes_an_artifact_for_the_spark(tmp_path, precision):
 
 def test_a_size_that_cannot_be_decoded_whole_is_named(tmp_path):
     with pytest.raises(ExportError, match="cannot decode 830x480 whole"):
-        export(settings(tmp_path, tmp_path, resolutions=((830, 480),)))
+        export(settings(tmp_path, small_checkpoint(tmp_path / "source", plain_vae()), resolutions=((830, 480),)))
 
 
 def test_random_weights_are_a_decoder_of_the_published_shape(tmp_path):
-    source = vae_artifact.vae_source(Settings("wan21", tmp_path, "t2v-14b", "fp16", "sm121", random_weights=True))
+    source = exports.job("wan21", Settings(tmp_path, "t2v-14b", "fp16", "sm121", random_weights=True), "vae").source
     assert source.random and VaeConfig.from_dict(source.content) == VaeConfig()
     with torch.device("meta"):
         decoder = LoweredVaeDecoder(VaeConfig(), Step(False, torch.float16))

@@ -20,9 +20,10 @@ from videosdgx.families.magi1.network.autoencoder import AutoencoderKLMagi
 from videosdgx.families.magi1.network.transformer import MagiTransformer3DModel
 from videosdgx.families.magi1.sampling.guidance import BASE_GUIDANCE, DISTILLED_GUIDANCE
 from videosdgx.families.magi1.sampling.schedule import ChunkSchedule
+from videosdgx.families.magi1.spec import SPEC
 from videosdgx.home import CHECKOUT
 
-# Specification magi1, section 11: size of the latents, tokens a chunk, bytes a chunk's keys and values, PFLOP of one
+# docs/specs/magi1.md, section 11: size of the latents, tokens a chunk, bytes a chunk's keys and values, PFLOP of one
 # conditional evaluation of a full window, PFLOP of a 96-frame clip: base 64 and 32 steps, distilled 64, 16 and 8 steps.
 TABLE = [
     ("4.5b", 90, 90, 12150, 1.69e9, 1.26, (164, 83, 72, 18, 9)),
@@ -36,7 +37,7 @@ GUIDANCE = {"base": BASE_GUIDANCE, "distill": DISTILLED_GUIDANCE}
 
 
 def request(variant: str, precision: str = "fp8", steps: int = 16, frames: int = 96, guided: bool = True) -> Request:
-    own = magi1.VARIANTS[variant]
+    own = SPEC.variants[variant]
     return Request("magi1", own, precision, own.width, own.height, frames, steps, guided)
 
 
@@ -120,7 +121,7 @@ def test_a_clip(tmp_path: Path) -> None:
 
 def test_the_demo_tells_its_own_shapes(tmp_path: Path) -> None:
     transformer = magi1.clip_work(request("demo"), tmp_path).parts[1]
-    (file,) = (CHECKOUT / magi1.VARIANTS["demo"].checkpoint / "transformer").glob("*.safetensors")
+    (file,) = (CHECKOUT / SPEC.variants["demo"].checkpoint / "transformer").glob("*.safetensors")
     with safe_open(file, "pt") as stored:
         values = sum(stored.get_tensor(name).numel() for name in stored.keys())  # noqa: SIM118  (it is no mapping)
     assert sum(parameter.numel() for parameter in magi1.shape("demo").model.parameters()) == values

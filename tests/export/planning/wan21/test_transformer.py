@@ -26,7 +26,7 @@ from videosdgx.families.wan21.architectures import TRANSFORMERS
 
 FP16 = Dtypes(torch.float16, torch.float16)
 PRECISIONS = ("fp16", "fp8", "nvfp4")
-# Spec wan21 section 1: parameters, and weights of the linear layers of the blocks.
+# docs/specs/wan21.md, section 1: parameters, and weights of the linear layers of the blocks.
 COUNTS = {
     "t2v-1.3b": (1_418_996_800, 1_391_984_640),
     "t2v-14b": (14_288_491_584, 14_050_918_400),

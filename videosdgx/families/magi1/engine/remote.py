@@ -1,7 +1,7 @@
-"""Stand-ins for MAGI-1's three networks, which run elsewhere: an engine in this process, or a Triton component in another.
+"""Stand-ins for MAGI-1's transformer and autoencoder, which run elsewhere: in an engine of this process, or in a component.
 
-A network is called through a function from named numpy arrays to named numpy arrays. The transformer's (`stateful.py`) keeps
-keys and values by generation; what it has lost, because it was unloaded in between, it is given again.
+The transformer's component (`stateful.py`) keeps keys and values by generation; what it has lost, because it was unloaded in
+between, it is given again.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from videosdgx.families.magi1.engine import graphs
 from videosdgx.families.magi1.network.cache import CacheMissing
+from videosdgx.families.networks import Run
 
-Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 # Text is sent again this often in one evaluation; more can only mean that the component loses it each time.
 ATTEMPTS = 3
 
@@ -35,11 +35,22 @@ class RemoteText:
 class RemoteTransformer:
     """Stands for the transformer in `sampler.py`: one call for each evaluation of a window, one for each distinct text."""
 
-    def __init__(self, run: Run, config: Mapping[str, Any], null_caption: Tensor, generation: str):
-        """`null_caption` [caption_max_length, C] is the network's; `generation` names what it keeps for this clip."""
+    def __init__(
+        self,
+        run: Run,
+        config: Mapping[str, Any],
+        null_caption: Tensor,
+        generation: str,
+        release: Callable[[], None] = lambda: None,
+    ):
+        """`null_caption` [caption_max_length, C] is the network's; `generation` names what it keeps for this clip.
+
+        `release` drops what is kept, at the end of a clip. By default whoever opened the component does that
+        (`StatefulEngine.release`): in serving a client may be gone or the component unloaded by then.
+        """
         self.config = SimpleNamespace(**config)
         self.null_caption = null_caption
-        self._run, self._generation = run, generation
+        self._run, self._generation, self._release = run, generation, release
         # Texts that somebody still needs; a long video may have many, one after another.
         self._texts: WeakValueDictionary[str, RemoteText] = WeakValueDictionary()
 
@@ -94,8 +105,8 @@ class RemoteTransformer:
         raise RuntimeError(f"the transformer lost the text of generation {self._generation} {ATTEMPTS} times in a row")
 
     def release(self) -> None:
-        """Let the component drop what it keeps for this generation."""
-        self._call({"operation": "release"}, {})
+        """The clip is over."""
+        self._release()
 
     def _send_text(self, text: RemoteText) -> None:
         self._call({"operation": "encode_text", "text": text.key}, {graphs.ENCODER_HIDDEN_STATES: text.features})
@@ -104,22 +115,6 @@ class RemoteTransformer:
         line = json.dumps({**command, "generation": self._generation}).encode()
         outputs = self._run({"command": np.array([line], dtype=np.object_), **tensors})
         return json.loads(outputs["result"][0]), outputs
-
-
-class RemoteTextEncoder(torch.nn.Module):
-    """Stands for `T5EncoderModel`."""
-
-    dtype = torch.float32
-    device = torch.device("cpu")
-
-    def __init__(self, run: Run):
-        super().__init__()
-        self.run = run
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
-        """Last hidden state [B,L,D] for token ids and mask [B,L]."""
-        outputs = self.run({"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()})
-        return SimpleNamespace(last_hidden_state=torch.from_numpy(outputs["last_hidden_state"]))
 
 
 class RemoteVAE(torch.nn.Module):

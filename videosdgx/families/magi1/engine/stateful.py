@@ -6,7 +6,6 @@ It is run with a `command` (JSON) and tensors, and answers with a `result` (JSON
     {"operation": "evaluate", "generation": id, "text": [key for each chunk], "first_chunk": .., "ranges": [[first, end], ..],
      "has_text": .., "step_size": .. or null, "store": ..}, hidden_states and timestep
         -> velocity and {}, or, when this process knows too little, {"missing_text": [keys]} or {"missing_chunk": index}
-    {"operation": "release", "generation": id} -> {}
 
 The meaning of `evaluate` is that of `MagiTransformer3DModel.evaluate`: the same loop over the window's chunks, with the chunk
 graph in place of `forward_chunk` and its output bound to its place in the cache. A process that was started anew in the
@@ -33,7 +32,7 @@ from videosdgx.families.magi1.engine.chunk_engine import ChunkEngine
 from videosdgx.families.magi1.network.cache import CacheMissing, KeyValueCache
 from videosdgx.families.magi1.network.rotary import token_positions
 
-# The key ranges need five chunks, counting those of the window (spec: magi1, section 4.1).
+# The key ranges need five chunks, counting those of the window (docs/specs/magi1.md, section 4.1).
 SLOTS = 5
 # The texts of a window's chunks, the null text, and one more; an older one is asked for again.
 TEXTS = 6
@@ -102,11 +101,8 @@ class StatefulTransformer:
             return self._evaluate(command, inputs[graphs.HIDDEN_STATES], inputs[graphs.TIMESTEP])
         if operation == "encode_text":
             self._encode_text(command, inputs[graphs.ENCODER_HIDDEN_STATES])
-        elif operation == "release":
-            self._generations.pop(command["generation"], None)
-        else:
-            raise ValueError(f"operation is {operation!r}, it must be one of encode_text, evaluate, release")
-        return {"result": _json({})}
+            return {"result": _json({})}
+        raise ValueError(f"operation is {operation!r}, it must be encode_text or evaluate")
 
     def _tell(self) -> None:
         facts = self.facts()
@@ -118,6 +114,12 @@ class StatefulTransformer:
         """How many generations are kept, and in how many bytes."""
         states = list(self._generations.values())
         return {"generations": len(states), "state_bytes": sum(state.nbytes for state in states)}
+
+    def release(self, generation: str) -> None:
+        """Drop what is kept for a generation; nothing happens if there is nothing."""
+        with self._lock:
+            self._generations.pop(generation, None)
+            self._tell()
 
     def close(self) -> None:
         """Give the memory back."""

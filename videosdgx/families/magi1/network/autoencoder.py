@@ -1,6 +1,6 @@
 """MAGI-1's video autoencoder: a plain transformer on each side, 8 x 8 x 4 pixels to one latent vector.
 
-Parameter names are those of the official checkpoint, so that it loads strictly (spec: magi1, section 10).
+Parameter names are those of the official checkpoint, so that it loads strictly (docs/specs/magi1.md, section 10).
 """
 
 from __future__ import annotations

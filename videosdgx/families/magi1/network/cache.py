@@ -1,4 +1,4 @@
-"""Keys and values of chunks, by layer, in buffers of fixed size (spec: magi1, section 5).
+"""Keys and values of chunks, by layer, in buffers of fixed size (docs/specs/magi1.md, section 5).
 
 One buffer a layer, [slots * tokens, G, 2d], holds consecutive chunks, so that the keys before a chunk are a view. It holds
 the chunks of the evaluation that runs, and those that were stored (clean chunks, which later evaluations read). When an

@@ -1,4 +1,4 @@
-"""What a chunk is conditioned on: its time, whether it has text, the text itself (spec: magi1, sections 3.3 and 3.4)."""
+"""What a chunk is conditioned on: its time, whether it has text, the text (docs/specs/magi1.md, sections 3.3 and 3.4)."""
 
 import math
 
@@ -6,17 +6,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FREQUENCIES = 256
+from videosdgx.families.layers import Layers
+
+FREQUENCIES = 128
 
 
-def timestep_embedding(timestep: Tensor) -> Tensor:
+def timestep_frequencies(device: torch.device | None = None) -> Tensor:
+    """The sinusoid's frequencies, [128] fp32."""
+    index = torch.arange(FREQUENCIES, dtype=torch.float32, device=device)
+    return torch.exp(-math.log(10000.0) * index / FREQUENCIES)
+
+
+def timestep_embedding(timestep: Tensor, frequencies: Tensor | None = None) -> Tensor:
     """Cosines, then sines, of `timestep` [...] (0 is noise, 1 is clean): [..., 256] fp32.
 
     The order of the multiplications matters: for step sizes (far above 1) another one changes the angles by 2e-3.
+    `frequencies` are those of `timestep_frequencies`; none: they are computed.
     """
-    half = FREQUENCIES // 2
-    index = torch.arange(half, dtype=torch.float32, device=timestep.device)
-    frequencies = torch.exp(-math.log(10000.0) * index / half)
+    if frequencies is None:
+        frequencies = timestep_frequencies(timestep.device)
     angles = timestep.float()[..., None] * frequencies * 1000.0
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
@@ -24,13 +32,15 @@ def timestep_embedding(timestep: Tensor) -> Tensor:
 class MagiTimestepEmbedder(nn.Module):
     """The time, and for distilled models the step size, as a condition."""
 
-    def __init__(self, condition_size: int) -> None:
+    def __init__(self, condition_size: int, build: Layers) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, condition_size), nn.SiLU(), nn.Linear(condition_size, condition_size))
+        self.frequencies = build.constant(FREQUENCIES)
+        layers = [nn.Linear(2 * FREQUENCIES, condition_size), nn.SiLU(), nn.Linear(condition_size, condition_size)]
+        self.mlp = nn.Sequential(*layers)
 
     def forward(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
         """[..., c] fp32 from times [...]. The sinusoid is rounded to `dtype` (that of the blocks), the MLP is fp32."""
-        sinusoid = timestep_embedding(timestep).to(dtype)
+        sinusoid = timestep_embedding(timestep, self.frequencies).to(dtype)
         embedding: Tensor = self.mlp(sinusoid.float())
         return embedding
 
@@ -38,8 +48,11 @@ class MagiTimestepEmbedder(nn.Module):
 class MagiCaptionEmbedder(nn.Module):
     """Text features to text tokens, and the flag "has text" or "no text". The prompt reaches the network as tokens only."""
 
-    def __init__(self, caption_channels: int, caption_max_length: int, text_size: int, condition_size: int) -> None:
+    def __init__(
+        self, caption_channels: int, caption_max_length: int, text_size: int, condition_size: int, build: Layers
+    ) -> None:
         super().__init__()
+        self.flags = build.constant(2, condition_size)
         self.null_caption_embedding = nn.Parameter(torch.randn(caption_max_length, caption_channels) * caption_channels**-0.5)
         self.y_proj_xattn = nn.Sequential(nn.Linear(caption_channels, text_size), nn.SiLU())
         self.y_proj_adaln = nn.Sequential(nn.Linear(caption_channels, condition_size))
@@ -50,9 +63,9 @@ class MagiCaptionEmbedder(nn.Module):
         return tokens
 
     def flag(self, has_text: Tensor) -> Tensor:
-        """[N, c] fp32 from bool [N]: the last row but one of the null caption stands for text, the last one for none."""
-        rows: Tensor = self.y_proj_adaln(self.null_caption_embedding[-2:])
-        return torch.where(has_text[:, None], rows[0], rows[1])
+        """[..., c] fp32 from bool [...]: the last row but one of the null caption stands for text, the last one for none."""
+        rows: Tensor = self.y_proj_adaln(self.null_caption_embedding[-2:]) if self.flags is None else self.flags
+        return torch.where(has_text[..., None], rows[0], rows[1])
 
 
 def silu_gated(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The official static fp8 format (spec: magi1, section 2.2): linear layers with E4M3 weights and calibrated scales."""
+"""The official static fp8 format (docs/specs/magi1.md, section 2.2): linear layers with E4M3 weights and calibrated scales."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Pixels to the autoencoder's range and back (spec: magi1, section 10.2)."""
+"""Pixels to the autoencoder's range and back (docs/specs/magi1.md, section 10.2)."""
 
 import torch
 from torch import Tensor

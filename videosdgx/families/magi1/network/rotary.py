@@ -1,4 +1,4 @@
-"""Rotary position embedding with learnable frequencies (spec: magi1, section 3.2). Everything in fp32."""
+"""Rotary position embedding with learnable frequencies (docs/specs/magi1.md, section 3.2). Everything in fp32."""
 
 import math
 
@@ -45,9 +45,11 @@ class MagiRotaryPosEmbed(nn.Module):
         count = attention_head_dim // 8
         self.bands = nn.Parameter(10000.0 ** (-torch.arange(count, dtype=torch.float32) / count))
 
-    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine, each [tokens, 3 * d/8] fp32, of `positions` [tokens, 3]."""
+    def forward(self, positions: Tensor, head_axis: bool = False) -> tuple[Tensor, Tensor]:
+        """Cosine and sine, each [tokens, 3 * d/8] fp32, of `positions` [tokens, 3]; [tokens, 1, 3 * d/8] with `head_axis`."""
         angles = (positions[:, :, None] * self.bands.float()).flatten(1)
+        if head_axis:
+            angles = angles[:, None]
         return angles.cos(), angles.sin()
 
 
@@ -56,10 +58,11 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
     Args:
         x: [..., tokens, heads, d].
-        cosine: [tokens, 3 * d/8].
+        cosine: [tokens, 3 * d/8], or [tokens, 1, 3 * d/8].
         sine: likewise.
     """
     n = cosine.shape[-1]
-    cosine, sine = cosine[:, None, :], sine[:, None, :]
+    if cosine.dim() == 2:
+        cosine, sine = cosine[:, None], sine[:, None]
     first, second, rest = x[..., :n], x[..., n : 2 * n], x[..., 2 * n :]
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine, rest], dim=-1)

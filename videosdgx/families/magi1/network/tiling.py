@@ -1,4 +1,4 @@
-"""Encoding and decoding a video tile by tile, blended where tiles overlap (spec: magi1, section 10.1)."""
+"""Encoding and decoding a video tile by tile, blended where tiles overlap (docs/specs/magi1.md, section 10.1)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""MAGI-1's transformer, numerically equal to the original (spec: magi1, section 3); its parameters have the official names.
+"""MAGI-1's transformer, numerically equal to the original (docs/specs/magi1.md, section 3), with its parameters' names.
 
 Latents are fp32 [N, C, T, H, W]; a chunk is T / R latent frames; tokens are patches of 1 x 2 x 2, time slowest, width
 fastest. Loaded with `torch_dtype=torch.bfloat16`, the parts listed in section 3.9 stay fp32 and the arithmetic is the
-official mixed-precision flow; loaded in fp32 it is pure fp32.
+official mixed-precision flow; loaded in fp32 it is pure fp32. Made with the factory of an export (`build`) it is what an
+engine computes.
 
 Three ways in, which agree:
 
@@ -19,7 +20,14 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from videosdgx.families.magi1.network.block import INTERLEAVED_PIECES, LayerNormPlusOne, MagiTransformerBlock
+from videosdgx.families.layers import Layers
+from videosdgx.families.magi1.network.block import (
+    INTERLEAVED_PIECES,
+    LayerNormPlusOne,
+    MagiTransformerBlock,
+    OfficialLayers,
+    block_name,
+)
 from videosdgx.families.magi1.network.cache import KeyValueCache
 from videosdgx.families.magi1.network.embeddings import MagiCaptionEmbedder, MagiTimestepEmbedder
 from videosdgx.families.magi1.network.rotary import MagiRotaryPosEmbed, token_positions
@@ -68,7 +76,10 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin):
         fp8_layers: indices of the layers in the official fp8 format.
         guidance: rows (time from which it holds, scale of the previous chunks, scale of the text) for base weights that want
             other scales than the official ones; the network itself does not use it.
+        build: the factory of what differs in an export; none: the official layers. It is no part of the configuration.
     """
+
+    ignore_for_config = ["build"]  # noqa: RUF012  (diffusers' name and type)
 
     # Compared with each part of a parameter's name; the scales are those of fp8 layers.
     _keep_in_fp32_modules = [  # noqa: RUF012  (diffusers' name and type)
@@ -99,8 +110,11 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin):
         distilled: bool = False,
         fp8_layers: Sequence[int] = (),
         guidance: Sequence[Sequence[float]] = (),
+        build: Layers | None = None,
     ) -> None:
         super().__init__()
+        build = OfficialLayers(fp8_layers) if build is None else build
+        self._compute_dtype = build.compute_dtype
         heads, groups = num_attention_heads, num_query_groups
         if heads % groups:
             raise ValueError(f"num_query_groups is {groups}, it must divide num_attention_heads, which is {heads}")
@@ -108,8 +122,8 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin):
             raise ValueError(f"attention_head_dim is {attention_head_dim}, it must be a multiple of 8")
         condition_size, text_size = int(cond_hidden_ratio * hidden_size), int(xattn_cond_hidden_ratio * hidden_size)
         self.x_embedder = nn.Conv3d(in_channels, hidden_size, (1, PATCH, PATCH), (1, PATCH, PATCH), bias=False)
-        self.t_embedder = MagiTimestepEmbedder(condition_size)
-        self.y_embedder = MagiCaptionEmbedder(caption_channels, caption_max_length, text_size, condition_size)
+        self.t_embedder = MagiTimestepEmbedder(condition_size, build)
+        self.y_embedder = MagiCaptionEmbedder(caption_channels, caption_max_length, text_size, condition_size, build)
         self.rope = MagiRotaryPosEmbed(attention_head_dim)
         layers = [
             MagiTransformerBlock(
@@ -122,7 +136,8 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin):
                 attention_head_dim,
                 eps,
                 gated_linear_unit,
-                fp8=index in fp8_layers,
+                build,
+                block_name(index),
             )
             for index in range(num_layers)
         ]
@@ -137,6 +152,8 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin):
     @property
     def compute_dtype(self) -> torch.dtype:
         """The dtype of the residual stream, and of keys and values: that of the parameters that need not be fp32."""
+        if self._compute_dtype is not None:
+            return self._compute_dtype
         return next(self.layers[0].ada_modulate_layer.parameters()).dtype
 
     @property
@@ -173,12 +190,12 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin):
         return torch.stack([layer.self_attention.text_states(tokens) for layer in self.layers])
 
     def condition(self, timestep: Tensor, has_text: Tensor, step_size: Tensor | None) -> Tensor:
-        """[N, R, c] in `compute_dtype`, from times [N, R], flags bool [N] and the step size (a scalar, or [1])."""
+        """[..., c] in `compute_dtype`, from times [...], flags (bool, broadcastable to the times) and the step size [1]."""
         dtype = self.compute_dtype
         embedding = self.t_embedder(timestep, dtype)
         if step_size is not None:
-            embedding = embedding + self.t_embedder(step_size.reshape(1, 1), dtype)
-        return (embedding + self.y_embedder.flag(has_text)[:, None]).to(dtype)
+            embedding = embedding + self.t_embedder(step_size, dtype)
+        return (embedding + self.y_embedder.flag(has_text)).to(dtype)
 
     def patchify(self, hidden_states: Tensor) -> Tensor:
         """Tokens [N, T * H/2 * W/2, h] in `compute_dtype` of latents [N, C, T, H, W]."""
@@ -192,8 +209,8 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin):
         """The velocity [N, C, T, H, W] fp32 from the residual stream [N, T * H/2 * W/2, h]."""
         output = self.final_linear(self.videodit_blocks.final_layernorm(tokens))
         patches = output.unflatten(1, (frames, height // PATCH, width // PATCH)).unflatten(-1, (PATCH, PATCH, -1))
-        video = patches.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
-        return video[:, : self.latent_channels] / self.config.x_rescale_factor
+        video = patches[..., : self.latent_channels].permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+        return video / self.config.x_rescale_factor
 
     def forward_chunk(
         self,
@@ -219,14 +236,15 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin):
         Returns:
             The velocity [1, C, T, H, W] fp32, and for every layer the keys and values [S, G, 2d] of this chunk.
         """
-        rotary = self.rope(positions)
-        condition = self.condition(timestep[:, None], has_text, step_size)
+        rotary = self.rope(positions, head_axis=True)  # once, and not in every layer
+        condition = self.condition(timestep, has_text, step_size)
         x = self.patchify(hidden_states)
+        if past is None:
+            past = [text_states.new_empty(0, *text_states.shape[2:])] * len(self.layers)
         present = []
         for index, layer in enumerate(self.layers):
-            before = None if past is None else past[index][None]
-            x, kv = layer(x, condition, rotary, text_states[index][None], before)
-            present.append(kv[0])
+            x, kv = layer(x, condition, rotary, text_states[index], past[index])
+            present.append(kv)
         return self.unpatchify(x, *hidden_states.shape[2:]), present
 
     @torch.no_grad()
@@ -324,7 +342,8 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin):
         rotary = self.rope(token_positions(first_frame, frames, height // PATCH, width // PATCH, device))
         if has_text is None:
             has_text = torch.ones(clips, dtype=torch.bool, device=device)
-        condition = self.condition(timestep, has_text, step_size)
+        step_size = None if step_size is None else step_size.reshape(1)
+        condition = self.condition(timestep, has_text[:, None], step_size)
         mask = _range_mask(kv_range, clips, chunks, tokens // chunks, first_chunk, device)
         words = None if text_mask is None else text_mask.bool()[:, None, None, :]
         x = self.patchify(hidden_states)

@@ -1,4 +1,4 @@
-"""How the velocities of several evaluations become one (spec: magi1, section 7).
+"""How the velocities of several evaluations become one (docs/specs/magi1.md, section 7).
 
 Base models evaluate the same latents three times: with the text (v_pt), without text (v_p), and without text and without
 the chunks before (v_u). Distilled models evaluate once, and the oldest chunk a second time when it is nearly clean.

@@ -1,4 +1,4 @@
-"""The sampling loop: chunk after chunk becomes clean and is given out (spec: magi1, sections 4 to 8).
+"""The sampling loop: chunk after chunk becomes clean and is given out (docs/specs/magi1.md, sections 4 to 8).
 
 Only what later updates can need is kept: the chunks in work, and the clean chunks that those see. So memory does not grow
 with the length of the video, if `noise` and `text` make things as they are asked for.

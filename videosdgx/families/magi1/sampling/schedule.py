@@ -1,4 +1,4 @@
-"""When which chunk is denoised, from which time to which, and which chunks it sees (spec: magi1, sections 4 to 6.1).
+"""When which chunk is denoised, from which time to which, and which chunks it sees (docs/specs/magi1.md, sections 4 to 6.1).
 
 A chunk is six latent frames (24 frames of video). A window of W chunks is in work at once: a chunk enters it as pure noise
 (time 0), is W stages in it, each of num_steps / W updates, and leaves it clean (time 1). At every stage the window moves by
@@ -106,7 +106,7 @@ def time_intervals(num_steps: int, shortcut_mode: str = DEFAULT_SHORTCUT) -> lis
 
 
 def step_size(num_steps: int, position: int, shortcut_mode: str = DEFAULT_SHORTCUT) -> float:
-    """What a distilled network is told of the length of an update (spec: magi1, section 3.3): a number far above 1."""
+    """What a distilled network is told of the length of an update (docs/specs/magi1.md, section 3.3): a number far above 1."""
     if num_steps == 3 * SUB_SCHEDULES:
         return 8 / time_intervals(num_steps, shortcut_mode)[position]
     return num_steps / 2

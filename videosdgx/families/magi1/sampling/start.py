@@ -1,4 +1,4 @@
-"""What a clip starts from: an image, or a video that it continues (spec: magi1, sections 8 and 10.2)."""
+"""What a clip starts from: an image, or a video that it continues (docs/specs/magi1.md, sections 8 and 10.2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

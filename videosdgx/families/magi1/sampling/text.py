@@ -1,4 +1,4 @@
-"""What a chunk's text is: the prompt's features behind special tokens, and the "null" text (spec: magi1, section 9)."""
+"""What a chunk's text is: the prompt's features behind special tokens, and the "null" text (docs/specs/magi1.md, section 9)."""
 
 import hashlib
 import io

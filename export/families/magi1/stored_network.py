@@ -1,23 +1,18 @@
-"""Where the weights of an export come from: a checkpoint's folder, or a seed."""
+"""How MAGI-1's transformer is stored: the official fp8 format read as plain weights, and random weights."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from export.checkpoint import reading
 from export.checkpoint.random_weights import RandomTensors
-from export.families.magi1.config import MagiConfig
-from export.run.stages import digest
-from videosdgx.artifacts import FusedLora
+from export.checkpoint.source import Network, Source
+from export.families.magi1.config import MagiConfig, block_name
+from videosdgx.families.magi1.architectures import TRANSFORMERS
 from videosdgx.families.magi1.network.fp8 import E4M3_MAX
 from videosdgx.families.magi1.network.transformer import MagiTransformer3DModel
 
-SEED = 0
 # Layers that store their gain minus one.
 PLUS_ONE_NORMS = (
     "q_layernorm",
@@ -48,7 +43,7 @@ class _Random(RandomTensors):
 
 
 class PlainTensors(Mapping[str, Tensor]):
-    """A checkpoint whose layers in the official fp8 format (spec: magi1, section 2.2) are read as the weights they stand for.
+    """A checkpoint whose layers in the official fp8 format (docs/specs/magi1.md, section 2.2) are read as plain weights.
 
     The product of codes and scales is a plain linear layer's weight: what this leaves out is the official rounding of inputs.
     """
@@ -84,60 +79,18 @@ class PlainTensors(Mapping[str, Tensor]):
         return sum(1 for _ in self)
 
 
-@dataclass(frozen=True)
-class Source:
-    """The weights of one transformer, to be read one tensor at a time.
+def known_maxima(source: Source) -> Mapping[str, float]:
+    """What an official fp8 checkpoint was calibrated for; nothing for the others."""
+    return source.tensors.static_maxima() if isinstance(source.tensors, PlainTensors) else {}
 
-    `directory` is the checkpoint's (None for random weights), `content` its config.json, `layers` how many of its blocks
-    are exported (None: all), `origin` where it is from, in words.
-    """
 
-    origin: str
-    directory: Path | None
-    content: dict[str, Any]
-    layers: int | None = None
-
-    @property
-    def random(self) -> bool:
-        """Whether the weights are drawn from a seed."""
-        return self.directory is None
-
-    @cached_property
-    def config(self) -> MagiConfig:
-        """The shape of what is exported."""
-        whole = MagiConfig.from_dict(self.content)
-        return whole if self.layers is None else replace(whole, num_layers=self.layers)
-
-    @property
-    def plain_content(self) -> dict[str, Any]:
-        """config.json of a model with the tensors given here."""
-        return self.content | {"num_layers": self.config.num_layers, "fp8_layers": []}
-
-    @cached_property
-    def tensors(self) -> Mapping[str, Tensor]:
-        """The tensors that are exported, by name; each is read when it is asked for and not kept."""
-        if self.directory is None:
-            return _Random(shapes(self.plain_content), SEED)
-        return PlainTensors(reading.Tensors(self.directory, self._wanted))
-
-    @cached_property
-    def static_maxima(self) -> dict[str, float]:
-        """The largest inputs that an official fp8 checkpoint says itself (see `PlainTensors.static_maxima`)."""
-        return self.tensors.static_maxima() if isinstance(self.tensors, PlainTensors) else {}
-
-    @property
-    def adapters(self) -> list[FusedLora]:
-        """There are no LoRAs for MAGI-1."""
-        return []
-
-    def _wanted(self, name: str) -> bool:
-        """Whether a tensor belongs to the blocks that are exported."""
-        prefix = "videodit_blocks.layers."
-        return not name.startswith(prefix) or int(name.removeprefix(prefix).split(".")[0]) < self.config.num_layers
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of what the weights are: the files', or that of shapes and seed."""
-        if self.directory is None:
-            return digest({"config": self.content, "seed": SEED, "torch": torch.__version__, "norms": PLUS_ONE_NORMS})
-        return reading.digest(self.directory)
+NETWORK = Network(
+    config=MagiConfig.from_dict,
+    shapes=shapes,
+    published=TRANSFORMERS.__getitem__,
+    block=block_name("{}"),
+    random=_Random,
+    random_facts={"norms": PLUS_ONE_NORMS},
+    plain=PlainTensors,
+    plain_config={"fp8_layers": []},
+)
