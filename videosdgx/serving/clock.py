@@ -12,7 +12,7 @@ class Emit(Protocol):
     """Sends one event to the client, with a part of the video if there is one."""
 
     def __call__(self, event: dict[str, Any], video: bytes | None = None) -> None:
-        """Send."""
+        """Send `event`; `video` is the next fragment of the file."""
         ...
 
 

@@ -34,7 +34,7 @@ class MagiConfig:
 
     @property
     def condition_size(self) -> int:
-        """c."""
+        """Width of the condition (c in the specification)."""
         return int(self.cond_hidden_ratio * self.hidden_size)
 
     @property
@@ -44,12 +44,12 @@ class MagiConfig:
 
     @property
     def query_size(self) -> int:
-        """H * d."""
+        """Width of all query heads together (H * d)."""
         return self.num_attention_heads * self.attention_head_dim
 
     @property
     def kv_size(self) -> int:
-        """G * d."""
+        """Width of all key, and of all value heads together (G * d)."""
         return self.num_query_groups * self.attention_head_dim
 
     @property

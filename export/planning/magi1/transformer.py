@@ -43,7 +43,7 @@ class Shape:
 
     @property
     def layers(self) -> int:
-        """L."""
+        """Number of layers (L)."""
         layers: int = self.config["num_layers"]
         return layers
 

@@ -161,7 +161,7 @@ class ChunkSchedule:
 
     @property
     def updates_per_stage(self) -> int:
-        """D."""
+        """Updates that a chunk gets in each stage (D in the specification)."""
         return self.num_steps // self.window_size
 
     @property

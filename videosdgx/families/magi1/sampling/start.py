@@ -37,7 +37,7 @@ class Start:
 
     @property
     def latent_frames(self) -> int:
-        """P."""
+        """Latent frames that the network is given (P in the specification)."""
         return -(-len(self.seen) // FRAMES_PER_LATENT)
 
     @property
