@@ -5,7 +5,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from tests.families.magi1.chunk_artifact import write_chunk_artifact
-from tests.families.magi1.tiny_pipeline import tiny_pipeline
+from tests.families.magi1.tiny import tiny_pipeline
 from videosdgx.artifacts import CONFIG, MANIFEST, PIPELINE, Manifest, Runtime, artifact_dir, seal
 from videosdgx.families import FAMILIES
 from videosdgx.families.magi1.generate import NULL_CAPTION, NULL_CAPTION_FILE

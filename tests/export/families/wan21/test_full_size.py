@@ -23,7 +23,7 @@ from export.graph.tracing import Placeholder
 from export.quantize.calibration import input_maxima
 from export.quantize.linears import Dtypes
 from tests.export import exports
-from tests.export.families.wan21.tiny import TINY, random_transformer
+from tests.families.wan21.tiny import TINY, random_transformer
 from videosdgx.artifacts import verify
 from videosdgx.families.wan21.architectures import TRANSFORMERS
 
