@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from videosdgx.families import FAMILIES
 from videosdgx.home import CHECKOUT, default_home
 
 THREADS = torch.get_num_threads()  # as many as a component of a server has
@@ -50,6 +51,10 @@ class Server:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGINT)
+        return self.end()
+
+    def end(self) -> int:
+        """Its exit code, when it has ended."""
         return self.process.wait(40)
 
 
@@ -108,26 +113,45 @@ def copied_home(exported_home: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
-def server(copied_home: Path) -> Iterator[Server]:
-    """One server for all tests that do not harm it; each leaves it working."""
-    running = start_server(copied_home, "--family", "wan21", "--family", "magi1")
-    yield running
-    if running.process.poll() is None:
-        assert running.stop() == 0
+def running() -> Iterator[list[Server]]:
+    """The servers of this session. All are told to stop before the first is waited for: each takes ten seconds."""
+    servers: list[Server] = []
+    yield servers
+    for one in servers:
+        one.process.send_signal(signal.SIGINT)
+    codes = [one.end() for one in servers]
     if os.environ.get("SHOW_SERVER_LOG"):
-        print(running.log.read_text())
+        print(*(one.log.read_text() for one in servers), sep="\n")
+    assert codes == [0] * len(servers)
 
 
 @pytest.fixture(scope="session")
-def magi1_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of MAGI-1 only, with tiny random weights; tests leave it working."""
-    from tests.serving.magi1_home import write_magi1_home
+def server(copied_home: Path, running: list[Server]) -> Server:
+    """One server for all tests that need a demo, and do not harm it; each leaves it working."""
+    running.append(start_server(copied_home, "--family", "wan21", "--family", "magi1"))
+    return running[-1]
 
-    home = tmp_path_factory.mktemp("magi1")
-    write_magi1_home(home)
-    running = start_server(home, "--family", "magi1", "--target", "cpu")
-    yield running
-    if running.process.poll() is None:
-        assert running.stop() == 0
-    if os.environ.get("SHOW_SERVER_LOG"):
-        print(running.log.read_text())
+
+@pytest.fixture(scope="session")
+def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with artifacts of every family, from tiny checkpoints with random weights."""
+    from tests.contract.tiny_home import write_tiny_home
+
+    home = tmp_path_factory.mktemp("tiny")
+    write_tiny_home(home)
+    return home
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tiny_home: Path, running: list[Server]) -> Server:
+    """One server of every family with tiny random weights, for all tests that do not harm it; each leaves it working."""
+    running.append(start_tiny_server(tiny_home))
+    return running[-1]
+
+
+def start_tiny_server(home: Path) -> Server:
+    """A server of what `tests.contract.tiny_home` wrote."""
+    from tests.contract.tiny_home import PRECISION
+
+    chosen = [argument for family in FAMILIES for argument in ("--precision", f"{family}={PRECISION}")]
+    return start_server(home, *chosen, "--target", "cpu")

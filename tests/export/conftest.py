@@ -1,16 +1,13 @@
-"""A checkpoint small enough to export in seconds: the demo's text encoder with a random transformer and VAE."""
+"""A checkpoint of Wan 2.1 small enough to export in seconds, in one file for each part and in shards."""
 
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 
-from export.demo.checkpoint import WAN21
-from tests.export.families.wan21.tiny import random_transformer
+from tests.families.wan21.tiny import write_checkpoint
 
 
 def _in_shards(component: Path, most: int) -> None:
@@ -45,10 +42,5 @@ def sharded_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    shutil.copytree(WAN21, directory, ignore=shutil.ignore_patterns("transformer", "vae"))
-    random_transformer().save_pretrained(directory / "transformer")
-    torch.manual_seed(2)
-    settings = json.loads((WAN21 / "vae" / "config.json").read_text())
-    vae = AutoencoderKLWan.from_config(settings | {"base_dim": 4, "num_res_blocks": 1})
-    vae.save_pretrained(directory / "vae")
+    write_checkpoint(directory)
     return directory

@@ -1,30 +1,45 @@
-"""Calls that the serving tests make with tritonclient, as a user would."""
+"""Calls that the tests make with Triton's own clients and over plain HTTP, as a user would."""
 
 import json
 import urllib.request
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import tritonclient.grpc as grpc
 import tritonclient.http as http
+from tritonclient.utils import triton_to_np_dtype
 
 from videosdgx.families import FAMILIES
 
 DTYPES = {name: one.datatype for family in FAMILIES.values() for name, one in family.inputs.items()}
-NUMPY = {"BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32}
 
 
-def tensor(name: str, value: Any, dtype: str | None = None) -> http.InferInput:
+def tensor(name: str, value: Any, dtype: str | None = None, kind: ModuleType = http) -> Any:
+    """An input with one value, or with those of a list, of the type that the table has or of another; for HTTP or gRPC."""
     dtype = dtype or DTYPES[name]
-    array = np.array([value.encode() if isinstance(value, str) else value], dtype=NUMPY[dtype])
-    made = http.InferInput(name, [1], dtype)
-    made.set_data_from_numpy(array)
+    items = [item.encode() if isinstance(item, str) else item for item in (value if isinstance(value, list) else [value])]
+    made = kind.InferInput(name, [len(items)], dtype)
+    made.set_data_from_numpy(np.array(items, dtype=triton_to_np_dtype(dtype)))
     return made
 
 
-def generate(url: str, family: str = "wan21", **values: Any) -> tuple[bytes, dict[str, Any]]:
-    """The `video` output and the metadata of the sync model."""
+def tensors(values: dict[str, Any], kind: ModuleType = http) -> list[Any]:
+    return [tensor(name, value, kind=kind) for name, value in values.items()]
+
+
+def generate(url: str, family: str, **values: Any) -> tuple[bytes, dict[str, Any]]:
+    """The `video` output and the metadata of the model that answers once, over HTTP."""
     with http.InferenceServerClient(url, network_timeout=120, connection_timeout=120) as client:
-        result = client.infer(family, [tensor(name, value) for name, value in values.items()])
+        return outputs(client.infer(family, tensors(values)))
+
+
+def generate_over_grpc(url: str, family: str, **values: Any) -> tuple[bytes, dict[str, Any]]:
+    with grpc.InferenceServerClient(url) as client:
+        return outputs(client.infer(family, tensors(values, grpc)))
+
+
+def outputs(result: Any) -> tuple[bytes, dict[str, Any]]:
     return result.as_numpy("video")[0], json.loads(result.as_numpy("metadata")[0])
 
 
@@ -40,3 +55,13 @@ def post(url: str, body: dict[str, object]) -> str:
     request = urllib.request.Request(f"http://{url}", json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=120) as response:
         return response.read().decode()
+
+
+def generate_stream(url: str, family: str, **values: Any) -> list[dict[str, Any]]:
+    """Every answer of the stream over plain HTTP; events and metadata are read already."""
+    lines = post(f"{url}/v2/models/{family}_stream/generate_stream", values).splitlines()
+    answers = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    return [
+        {name: json.loads(value) if name in ("event", "metadata") else value for name, value in answer.items()}
+        for answer in answers
+    ]

@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from tests.families.magi1.tiny_pipeline import tiny_pipeline
+from tests.families.magi1.tiny import tiny_pipeline
 from videosdgx.families.magi1.sampling.start import FRAMES_PER_CHUNK
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.families.magi1.chunk_artifact import write_chunk_artifact
-from tests.families.magi1.tiny_pipeline import tiny_pipeline
+from tests.families.magi1.tiny import tiny_pipeline
 from videosdgx.artifacts import verify
 from videosdgx.families.magi1.engine.stateful import StatefulTransformer, open_transformer
 from videosdgx.families.magi1.generate import NULL_CAPTION, NULL_CAPTION_FILE, generate

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.families.magi1.tiny_pipeline import tiny_pipeline
+from tests.families.magi1.tiny import tiny_pipeline
 from videosdgx.families.magi1.pipeline import MagiPipeline
 from videosdgx.families.magi1.sampling.sampler import Done
 from videosdgx.families.magi1.sampling.schedule import ChunkSchedule

@@ -21,18 +21,18 @@ def test_the_wildcard_addresses_are_reached_over_loopback() -> None:
 
 
 @pytest.mark.server
-def test_a_component_comes_and_goes(server: Server) -> None:
-    url = f"http://{server.http_url}"
-    with http.InferenceServerClient(server.http_url) as client:
+def test_a_component_comes_and_goes(tiny_server: Server) -> None:
+    url = f"http://{tiny_server.http_url}"
+    with http.InferenceServerClient(tiny_server.http_url) as client:
         load_model(url, "wan21_vae")
         assert client.is_model_ready("wan21_vae")
         unload_model(url, "wan21_vae")
 
 
 @pytest.mark.server
-def test_failed_loads_say_why_and_harm_nobody(server: Server) -> None:
+def test_failed_loads_say_why_and_harm_nobody(tiny_server: Server) -> None:
     for _ in range(3):
         with pytest.raises(ModelControlFailed, match="wan21_nothing"):
-            load_model(f"http://{server.http_url}", "wan21_nothing")
-    with http.InferenceServerClient(server.http_url) as client:
+            load_model(f"http://{tiny_server.http_url}", "wan21_nothing")
+    with http.InferenceServerClient(tiny_server.http_url) as client:
         assert client.is_server_ready()

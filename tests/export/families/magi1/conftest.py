@@ -11,11 +11,9 @@ import pytest
 from safetensors.torch import save_file
 
 from export.families.magi1.convert_pipeline import VAE_FIXED, VAE_RENAMED
-from tests.families.magi1.tiny import tiny_transformer
-from tests.families.magi1.tiny_pipeline import tiny_pipeline
+from tests.families.magi1.tiny import tiny_pipeline, write_checkpoint
 from videosdgx.families.magi1.spec import SPEC
 
-LAYERS = 3
 _DDCONFIG = (
     "in_channels", "latent_channels", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "video_size", "video_length",
     "patch_size", "patch_length", "use_final_proj",
@@ -25,10 +23,7 @@ _DDCONFIG = (
 @pytest.fixture(scope="session")
 def tiny_magi1(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("magi1") / "tiny"
-    pipeline = tiny_pipeline(split_prompts=True)
-    # The outer blocks are treated otherwise than those between.
-    pipeline.register_modules(transformer=tiny_transformer(num_layers=LAYERS, caption_max_length=800).eval())
-    pipeline.save_pretrained(directory)
+    write_checkpoint(directory)
     return directory
 
 

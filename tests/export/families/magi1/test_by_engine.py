@@ -7,7 +7,7 @@ import torch
 
 from export.families.magi1.pipeline import by_engine
 from tests.families.magi1.chunk_artifact import write_chunk_artifact
-from tests.families.magi1.tiny_pipeline import tiny_pipeline
+from tests.families.magi1.tiny import tiny_pipeline
 
 
 def test_no_clip_leaves_anything_for_the_next_one(tmp_path: Path) -> None:

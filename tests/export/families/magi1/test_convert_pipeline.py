@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from export.checkpoint.stored import CheckpointError
 from export.families.magi1.convert_pipeline import convert_pipeline, copy_tokenizer
-from tests.families.magi1.tiny_pipeline import tiny_pipeline
+from tests.families.magi1.tiny import tiny_pipeline
 from videosdgx.families.magi1.pipeline import MagiPipeline
 
 PIPELINE = tiny_pipeline()

@@ -8,9 +8,7 @@ import torch
 
 from export.families.magi1.profiles import MOST_PAST
 from tests.export import exports
-from tests.export.families.magi1.conftest import LAYERS
-from tests.families.magi1.tiny import CONFIG, GATED, tiny_transformer
-from tests.families.magi1.tiny_pipeline import tiny_pipeline
+from tests.families.magi1.tiny import CONFIG, GATED, LAYERS, tiny_pipeline, tiny_transformer
 from videosdgx.artifacts import verify
 from videosdgx.families.magi1.architectures import TRANSFORMERS
 from videosdgx.families.magi1.engine import graphs

@@ -16,7 +16,7 @@ from export.families.wan21.lowered import WanConfig
 from export.families.wan21.pipeline import load_transformer
 from export.run import exporter
 from tests.export import exports
-from tests.export.families.wan21.tiny import random_inputs
+from tests.families.wan21.tiny import random_inputs
 from videosdgx import memory
 from videosdgx.artifacts import verify
 from videosdgx.engines.engine import open_engine

@@ -24,7 +24,7 @@ from export.quantize.calibration import input_maxima, simulate_fp8
 from export.quantize.emulation import e4m3, simulate_fp8_attention
 from export.quantize.linears import Dtypes
 from export.quantize.operators import fp8_probabilities
-from tests.export.families.wan21.tiny import random_inputs, random_transformer
+from tests.families.wan21.tiny import random_inputs, random_transformer
 from videosdgx.artifacts import Profile
 from videosdgx.engines.onnxruntime_engine import session_options
 from videosdgx.families.wan21.spec import SPEC

@@ -24,7 +24,7 @@ from export.graph.lowering import Build
 from export.graph.tracing import model_proto
 from export.quantize.calibration import simulate_fp8
 from export.quantize.linears import Dtypes
-from tests.export.families.wan21.tiny import input_amax, random_inputs, random_transformer
+from tests.families.wan21.tiny import input_amax, random_inputs, random_transformer
 from videosdgx.engines.onnxruntime_engine import session_options
 from videosdgx.families.wan21.spec import DEMO
 

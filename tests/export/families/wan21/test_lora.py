@@ -16,7 +16,7 @@ from export.checkpoint.lora import FusedTensors, LoraFile, Loras
 from export.families.wan21.lora import original_name
 from export.families.wan21.lowered import WanConfig
 from export.run.errors import ExportError
-from tests.export.families.wan21.tiny import random_inputs, random_transformer
+from tests.families.wan21.tiny import random_inputs, random_transformer
 
 IMAGE = {"image_dim": 24, "added_kv_proj_dim": 48, "in_channels": 36}
 MODEL = random_transformer(**IMAGE)

@@ -8,7 +8,7 @@ from export.families.wan21.lowered import LoweredWanTransformer, WanConfig
 from export.families.wan21.recipe import shapes
 from export.graph.lowering import Build
 from export.quantize.linears import Dtypes
-from tests.export.families.wan21.tiny import random_inputs, random_transformer
+from tests.families.wan21.tiny import random_inputs, random_transformer
 from videosdgx.families.wan21.architectures import TRANSFORMERS
 
 FP32 = Dtypes(torch.float32, torch.float32)

@@ -15,7 +15,7 @@ from export.families.wan21.recipe import RECIPES, TRANSFORMER
 from export.quantize.calibration import simulate_fp8
 from export.quantize.emulation import simulate_nvfp4
 from export.run.recipe import Velocity
-from tests.export.families.wan21.tiny import input_amax, random_inputs, random_transformer
+from tests.families.wan21.tiny import input_amax, random_inputs, random_transformer
 
 MODEL = random_transformer()
 CONFIG = WanConfig.from_dict(dict(MODEL.config))

@@ -1,23 +1,46 @@
-"""A transformer small enough to trace and run in a blink, with what the tests feed it."""
+"""Small networks with Wan 2.1's architecture and random weights, what tests feed them, and a whole checkpoint of them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from torch import Tensor
 
+from export.demo.checkpoint import WAN21
+from export.demo.text import TEXT_WIDTH, build_encoder, build_tokenizer
+from export.demo.world import vocabulary
 from export.families.wan21.lowered import WanConfig
+from videosdgx.families.wan21.spec import DEMO
 
 TINY = {
     "num_attention_heads": 2,
     "attention_head_dim": 24,
     "in_channels": 16,
     "out_channels": 16,
-    "text_dim": 64,
+    "text_dim": TEXT_WIDTH,
     "freq_dim": 32,
     "ffn_dim": 96,
     "num_layers": 2,
 }
+
+
+def write_checkpoint(folder: Path) -> None:
+    """A whole checkpoint in diffusers' layout, in `folder`: the demo's words and sizes, random networks."""
+    tokenizer = build_tokenizer(vocabulary())
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        vae = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(WAN21 / "vae") | {"base_dim": 4, "num_res_blocks": 1})
+    pipeline = WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=build_encoder(len(tokenizer), seed=0),
+        transformer=random_transformer(),
+        vae=vae.eval(),
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=DEMO.flow_shift, num_train_timesteps=1000
+        ),
+    )
+    pipeline.save_pretrained(folder)
 
 
 def random_transformer(**changes: object) -> WanTransformer3DModel:
