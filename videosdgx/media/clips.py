@@ -27,6 +27,10 @@ _HDR = (16, 18)
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
+class _NoVideo(Exception):
+    """A file that can be read, but has no video; the message says why."""
+
+
 class Clip:
     """A video file that is read once.
 
@@ -59,28 +63,34 @@ class Clip:
                 graph.vpush(frame)
                 for timed in ready(graph):
                     yield self._picture(timed, height, width)
-            if graph is not None:
-                graph.vpush(None)
-                for timed in ready(graph):
-                    yield self._picture(timed, height, width)
-        except (av.error.FFmpegError, IndexError) as error:
-            what = kind(self._data)
-            if what and not what.endswith("video"):
-                more = ", give it as image" if "PNG" in what or "JPEG image" in what else ""
-                raise ValueError(f"is no video that can be decoded: it is {what}{more}") from None
-            raise ValueError(f"is no video that can be decoded: {_reason(error)}") from None
-        if graph is None:
-            raise ValueError("is no video that can be decoded: it holds no frame")
+            if graph is None:
+                raise _NoVideo("it holds no frame")
+            graph.vpush(None)
+            for timed in ready(graph):
+                yield self._picture(timed, height, width)
+            if self.size == (0, 0):
+                raise _NoVideo("it holds no frame")
+        except (av.error.FFmpegError, _NoVideo) as error:
+            raise ValueError(f"is no video that can be decoded: {self._reason(error)}") from None
+
+    def _reason(self, error: Exception) -> str:
+        what = kind(self._data)
+        if what.endswith(("PNG image", "JPEG image")):
+            return f"it is {what}, give it as image"
+        if what and not what.endswith("video"):
+            return f"it is {what}"
+        if isinstance(error, av.error.ArgumentError):  # ffmpeg's answer to a file of a kind that it was not allowed
+            return "it is of no kind that is known"
+        return str(getattr(error, "strerror", None) or error)
 
     def _decoded(self) -> Iterator[Any]:
         """The frames that are shown, as they are stored."""
-        with av.open(io.BytesIO(self._data), options={"format_whitelist": CONTAINERS}) as container:
-            pictures = av.stream.Disposition.attached_pic
-            streams = [stream for stream in container.streams.video if not stream.disposition & pictures]
-            if not streams:
-                raise IndexError
-            best = container.streams.best("video")
-            stream = best if best in streams else streams[0]
+        with av.open(io.BytesIO(self._data), options={"format_whitelist": CONTAINERS}, metadata_errors="replace") as container:
+            stream = container.streams.best("video")
+            if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+                raise _NoVideo("it holds no picture")
+            if stream.codec_context is None:
+                raise _NoVideo("its codec is not known")
             check_size(stream.codec_context.width, stream.codec_context.height)
             self.rate = stream.average_rate or stream.guessed_rate
             if stream.duration and stream.time_base:
@@ -184,7 +194,3 @@ def _element(data: bytes, at: int) -> tuple[int, int | None]:
     length = 9 - int.from_bytes(data[at : at + 1]).bit_length()
     size = int.from_bytes(data[at : at + length]) & ((1 << 7 * length) - 1)
     return at + length, None if size == (1 << 7 * length) - 1 else size
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", "") or "it holds no picture"

@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 from PIL import Image
 
 # What Pillow tells apart that browsers and phones make; the two that are taken are among them.
-_PICTURES = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "ICO", "JPEG2000", "PSD", "TGA", "PPM")
+_PICTURES = ("PNG", "JPEG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "ICO", "JPEG2000", "PSD", "TGA", "PPM")
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # Beginnings of files that Pillow does not know.
 _BEGINNINGS = {

@@ -170,4 +170,8 @@ def flattened(image: Image.Image, background: str = BLACK) -> tuple[np.ndarray, 
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or "it holds no picture"
+    if isinstance(error, av.error.FFmpegError):
+        return error.strerror
+    # Anything but these is an accident in a parser, whose words say nothing of the file.
+    told = isinstance(error, OSError | SyntaxError) and error.__cause__ is None
+    return str(error) if told else "it is not as such a file must be"
