@@ -71,12 +71,14 @@ def read_picture(data: bytes, background: str = BLACK) -> tuple[np.ndarray, list
     notes = []
     if getattr(image, "is_animated", False) and image.format == "PNG":
         notes.append("image is animated, its first picture is taken")
+    if isinstance(image, PngImageFile):
+        _scale_transparent_colour(image, depth=data[24])
     orientation = _orientation(image.info.get("exif", b""))
     array, transparent = flattened(_in_srgb(image), background)
     if transparent:
         notes.append(f"image is transparent in parts, it is laid on {background}")
     if orientation in _UPRIGHT:
-        array = np.asarray(Image.fromarray(array).transpose(_UPRIGHT[orientation]))
+        array = np.array(Image.fromarray(array).transpose(_UPRIGHT[orientation]))
     return array, notes
 
 
@@ -127,6 +129,15 @@ def _orientation(exif: bytes) -> int:
     return 1
 
 
+def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
+    """Bring the colour that a PNG of `depth` bits calls transparent to 8 bits, as Pillow has brought the picture's."""
+    clear = image.info.get("transparency")
+    if image.mode == "RGB" and depth == 16 and clear is not None:
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+    elif image.mode == "L" and depth < 8 and clear is not None:
+        image.info["transparency"] = clear * 255 // ((1 << depth) - 1)
+
+
 def _in_srgb(image: Image.Image) -> Image.Image:
     """Of mode RGB or RGBA, in the colours that screens show, 8 bits each."""
     profile = image.info.get("icc_profile")
@@ -136,9 +147,6 @@ def _in_srgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(np.rint(values / 257.0).astype(np.uint8))
         if clear is not None:
             image.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
-    clear = image.info.get("transparency")
-    if isinstance(clear, tuple) and max(clear) > 255:  # of 16 bits, of which Pillow keeps the upper half
-        image.info["transparency"] = tuple(value >> 8 for value in clear)
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     if image.mode not in ("RGB", "CMYK", "L"):
         image = image.convert("RGB") if alpha is None else image.convert("RGBA").convert("RGB")
@@ -161,12 +169,12 @@ def flattened(image: Image.Image, background: str = BLACK) -> tuple[np.ndarray, 
         ValueError: `background` is no colour.
     """
     if not image.has_transparency_data:
-        return np.asarray(image.convert("RGB")), False
+        return np.array(image.convert("RGB")), False
     whole = image.convert("RGBA")
     if whole.getchannel("A").getextrema()[0] == 255:
-        return np.asarray(whole.convert("RGB")), False
+        return np.array(whole.convert("RGB")), False
     below = Image.new("RGBA", whole.size, (*colour(background), 255))
-    return np.asarray(Image.alpha_composite(below, whole).convert("RGB")), True
+    return np.array(Image.alpha_composite(below, whole).convert("RGB")), True
 
 
 def _reason(error: Exception) -> str:
