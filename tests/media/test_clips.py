@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.media.files import numbered, quarters, saved, video
+from tests.media.files import chunk, numbered, quarters, saved, video
 from videosdgx.media.prefix import read_video
 
 FFMPEG = shutil.which("ffmpeg")
@@ -176,6 +176,38 @@ def test_colours_are_those_that_the_file_says(matrix: str, span: int) -> None:
     number = {"601": 6, "709": 1}[matrix]
     data = video(frames, colorspace=number, color_primaries=number, color_trc=number, color_range=span)
     assert np.abs(read(data).frames.astype(int) - (255, 0, 0)).max() <= 3
+
+
+@pytest.mark.parametrize(("transfer", "white"), [(16, 0.58), (18, 0.75)], ids=["PQ", "HLG"])
+def test_white_of_high_dynamic_range_is_white(transfer: int, white: float) -> None:
+    """White of a sheet of paper, 203 cd/m2, has these levels (ITU-R BT.2408)."""
+    frames = []
+    for level in (0.0, white):
+        frame = av.VideoFrame(64, 64, "yuv420p10le")
+        for plane, value in zip(frame.planes, (round(64 + 876 * level), 512, 512), strict=True):
+            plane.update(np.full(plane.buffer_size // 2, value, np.uint16).tobytes())
+        frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc = 9, 1, 9, transfer
+        frames.append(frame)
+    tags = {"colorspace": 9, "color_primaries": 9, "color_trc": transfer, "color_range": 1}
+    prefix = read(video(frames, pix_fmt="yuv420p10le", **tags))
+    assert len(prefix.frames) == 2 and prefix.frames[0].max() <= 2 and prefix.frames[1].min() >= 250
+    assert prefix.note.endswith("video has a high dynamic range, its colours are brought to those of ordinary screens")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_the_few_frames_of_a_short_video(count: int) -> None:
+    for kind, codec in (("mp4", "libx264"), ("matroska", "libx264"), ("webm", "libvpx-vp9")):
+        assert levels(read(video(numbered(count), kind, codec)).frames) == list(range(count)), kind
+
+
+def test_20000_by_20000_pixels_are_refused_by_their_header() -> None:
+    with pytest.raises(ValueError, match=r"^is (20000x20000 pixels|no video that can be decoded: Invalid data)"):
+        data = video(numbered(2), "mov", "png", "rgb24")
+        header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+        for at in [at for at in range(len(data)) if data.startswith(b"IHDR", at)]:
+            data = data[: at - 4] + chunk(b"IHDR", header) + data[at + 21 :]
+        at = data.index(b"png ", data.index(b"stsd")) + 28
+        read(data[:at] + struct.pack(">HH", 20_000, 20_000) + data[at + 4 :])
 
 
 @pytest.mark.parametrize(

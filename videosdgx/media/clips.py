@@ -14,7 +14,7 @@ from PIL import Image
 
 from videosdgx.media.filters import Filter, OneByOne, graph_of, ready, scale_to
 from videosdgx.media.kinds import kind
-from videosdgx.media.pictures import BLACK, check_size, flattened
+from videosdgx.media.pictures import BLACK, MOST_PIXELS, check_size, flattened
 
 # Containers of video. What is left out are lists of other files and addresses, which a server must not follow, and pictures.
 CONTAINERS = (
@@ -85,6 +85,9 @@ class Clip:
 
     def _decoded(self) -> Iterator[Any]:
         """The frames that are shown, as they are stored."""
+        what = kind(self._data)
+        if what.endswith("image") and "animated" not in what:
+            raise _NoVideo(what)
         with av.open(io.BytesIO(self._data), options={"format_whitelist": CONTAINERS}, metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
@@ -98,7 +101,7 @@ class Clip:
             decoder = _decoder(stream)
             # Without it the decoder conceals what is missing, and a damaged file gives gray frames. H.264 has no checksums:
             # damage in the middle of a picture's data may still decode to some picture.
-            decoder.options = {"err_detect": "explode"}
+            decoder.options = {"err_detect": "explode", "max_pixels": str(MOST_PIXELS)}
             self._check_whole(container, stream)
             count = 0
             for packet in container.demux(stream):
@@ -109,6 +112,8 @@ class Clip:
                     if frame.pts is None:  # a bare stream of frames, which has no times
                         self.rate = stream.guessed_rate or self.rate or Fraction(25)
                         frame.time_base, frame.pts, frame.duration = 1 / self.rate, count, 1
+                    else:  # PyAV leaves it out of the last frames, which come when there are no more packets
+                        frame.time_base = stream.time_base
                     count += 1
                     yield frame
             self._check_whole(container, stream)  # an index in fragments is known only now

@@ -30,6 +30,7 @@ _TEXTS = {
     b"<html": "a web page",
 }
 _DATA_URL = re.compile(rb"data:(?P<about>[^,]{0,200}),", re.IGNORECASE)
+_IN_BASE64 = re.compile(rb"[\w+/=\s-]+", re.ASCII)
 _SPACE = b" \t\r\n"
 
 
@@ -64,8 +65,8 @@ def _picture(data: bytes) -> str:
 def file_of(data: bytes) -> bytes:
     """The file that `data` is, or that it has as text: as base64, or as a `data:` URL.
 
-    Base64 is what would be no file of a known kind as it stands, and has nothing but base64's characters (of either
-    alphabet, with line breaks) and whole padding. Without padding it is base64 if a file of a known kind comes out.
+    Base64 is what has nothing but base64's characters (of either alphabet, with line breaks) and whole padding. Without
+    padding it is base64 if a file of a known kind comes out.
 
     Raises:
         ValueError: it begins as a `data:` URL, and its data cannot be read. The message begins with "is".
@@ -79,6 +80,8 @@ def file_of(data: bytes) -> bytes:
             return _base64(unquote_to_bytes(text), padded=False)
         except binascii.Error:
             raise ValueError("is a data: URL whose base64 cannot be read") from None
+    if not _IN_BASE64.fullmatch(data[:100]):  # so that not all of a large file has to be looked at
+        return data
     try:
         return _base64(data, padded=True)
     except binascii.Error:
