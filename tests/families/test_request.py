@@ -1,11 +1,14 @@
 """Requests: defaults, rounding of durations, and the limits of real variants (the server's tests cover the rest)."""
 
+import base64
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from tests.media.files import saved
 from videosdgx.families import FAMILIES
 from videosdgx.families.request import InvalidInput, parse_request
 from videosdgx.families.spec import Input, Range, by_name
@@ -65,6 +68,11 @@ def clip(count: int, fps: int = 24, side: int = 64) -> bytes:
         ({"image": b"x", "video": b"x"}, ["image and video", "one of them"]),
         ({"image": b"x"}, ["image is neither a PNG nor a JPEG"]),
         ({"image": encode_png(np.zeros((64, 64, 3), np.uint8))[:60]}, ["image is a damaged image"]),
+        ({"image": "data:image/png;base64,@"}, ["image is a data: URL whose base64 cannot be read"]),
+        ({"image": b"GIF89a"}, ["image is neither a PNG nor a JPEG"]),
+        ({"video": encode_png(np.zeros((64, 64, 3), np.uint8))}, ["video is no video", "a PNG image, give it as image"]),
+        ({"background": "reddish"}, ["background is 'reddish'", "a colour such as #rrggbb or white"]),
+        ({"background": "#ff800080"}, ["background is '#ff800080'", "a colour such as"]),
         ({"video": b"x" * 1000}, ["video is no video that can be decoded"]),
         ({"video": clip(24)[:600]}, ["video is no video that can be decoded"]),
         ({"video": clip(48), "num_frames": 24}, ["video is longer than the 24 frames"]),
@@ -96,6 +104,27 @@ def test_a_prefix_is_brought_to_size_and_rate_and_says_so() -> None:
     assert image is not None and image.note == "" and np.array_equal(image.frames, picture[None])
 
 
+def test_what_is_transparent_lies_on_the_background_and_it_is_said() -> None:
+    clear = np.zeros((64, 64, 4), np.uint8)
+    clear[..., 1] = 255  # hidden
+    file = saved(Image.fromarray(clear, "RGBA"), "PNG")
+    for given, value in (({}, (0, 0, 0)), ({"background": b"#ff8000"}, (255, 128, 0)), ({"background": "teal"}, (0, 128, 128))):
+        request = parse_request({"prompt": "x", "image": file, **given}, MAGI, CHUNKS)
+        assert request.prefix is not None and np.array_equal(request.prefix.frames, np.broadcast_to(value, (1, 64, 64, 3)))
+        assert (
+            request.prefix.note.startswith("image is transparent in parts, it is laid on ") and "background" not in request.more
+        )
+
+
+def test_a_file_may_come_as_text() -> None:
+    file = clip(24)
+    text = base64.b64encode(file)
+    expected = parse_request({"prompt": "x", "video": file}, MAGI, CHUNKS).prefix
+    for form in (text, text.decode(), b"data:video/mp4;base64," + text, "data:;base64," + text.decode()):
+        prefix = parse_request({"prompt": "x", "video": form}, MAGI, CHUNKS).prefix
+        assert prefix is not None and expected is not None and np.array_equal(prefix.frames, expected.frames)
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -108,7 +137,8 @@ def test_a_prefix_is_brought_to_size_and_rate_and_says_so() -> None:
         ({"guidance_scale": "much"}, "guidance_scale is 'much', it must be a number"),
         ({"prompt": 7}, "prompt is 7, it must be text"),
         ({"prompt": " "}, "prompt is empty, it must say what the video shows"),
-        ({"image": "x.png"}, "image must be the bytes of a file"),
+        ({"image": "x.png"}, "image must be the bytes of a file, or text that is their base64 or a data: URL"),
+        ({"image": 7}, "image is of type int, it must be the bytes of a file"),
     ],
 )
 def test_what_is_not_as_the_table_says_is_refused_by_name(values: dict[str, Any], words: str) -> None:

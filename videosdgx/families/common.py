@@ -24,6 +24,15 @@ STEPS = Input(
 )
 GUIDANCE_SCALE = Input("guidance_scale", "FP32", "how closely to follow the prompt", low=0.0, high=MAX_GUIDANCE)
 IMAGE = Input("image", "BYTES", "PNG or JPEG that is the first frame", limits="for variants that start from one", file=True)
+BACKGROUND = Input(
+    "background",
+    "BYTES",
+    "what lies behind an image or a video where it is transparent",
+    limits="a colour such as #rrggbb or white; black if left out",
+    most_characters=40,
+    colour=True,
+    default="black",
+)
 RESPONSE_FORMAT = Input(
     "response_format",
     "BYTES",

@@ -10,6 +10,8 @@ import numpy as np
 
 from videosdgx.families.common import MAX_SEED, MAX_STEPS
 from videosdgx.families.spec import FamilySpec, Input, Range, Start, Variant, did_you_mean, plain
+from videosdgx.media.kinds import file_of
+from videosdgx.media.pictures import BLACK, colour
 from videosdgx.media.prefix import Prefix, read_image, read_video
 
 QUARTERS = 4
@@ -19,7 +21,7 @@ _BY_VARIANT = (
     "negative_prompt", "width", "height", "num_frames", "fps", "num_inference_steps", "guidance_scale", "window_size",
 )  # fmt: skip
 # Inputs that become something else: `num_frames`, and `start` with `prefix`.
-_TURNED = ("duration", *STARTS)
+_TURNED = ("duration", *STARTS, "background")
 
 # The least and the largest number, or those of a range.
 Limits = Range | tuple[float, float]
@@ -144,9 +146,17 @@ def _number(one: Input, value: Any, limits: Limits | None) -> int | float:
 
 
 def _file(one: Input, value: Any) -> bytes:
-    if not isinstance(value, bytes):
-        raise InvalidInput(f"{one.name} must be the bytes of a file")
-    return value
+    """The file that was given, as it is, or as text: base64 or a `data:` URL."""
+    data = value.encode(errors="replace") if isinstance(value, str) else value
+    if not isinstance(data, bytes):
+        raise InvalidInput(f"{one.name} is of type {type(value).__name__}, it must be the bytes of a file")
+    try:
+        file = file_of(data)
+    except ValueError as error:
+        raise InvalidInput(f"{one.name} {error}") from None
+    if isinstance(value, str) and file == data:
+        raise InvalidInput(f"{one.name} must be the bytes of a file, or text that is their base64 or a data: URL")
+    return file
 
 
 def _text(one: Input, value: Any) -> str:
@@ -161,6 +171,11 @@ def _text(one: Input, value: Any) -> str:
         raise InvalidInput(f"{one.name} has {len(value)} characters, at most {one.most_characters} are allowed")
     if one.choices and value not in one.choices:
         raise InvalidInput(f"{one.name} is {value[:40]!r}, it must be one of {', '.join(one.choices)}")
+    if one.colour:
+        try:
+            colour(value)
+        except ValueError:
+            raise InvalidInput(f"{one.name} is {value!r}, it must be a colour such as #rrggbb or white") from None
     if one.required and not value.strip():
         raise InvalidInput(f"{one.name} is empty, it must say {one.meaning}")
     return value
@@ -218,10 +233,11 @@ def _prefix(given: Mapping[str, Any], variant: Variant, chosen: Mapping[str, Any
         raise InvalidInput("image and video were both given, give one of them")
     (name,) = names
     height, width, fps, num_frames = (chosen[one] for one in ("height", "width", "fps", "num_frames"))
+    background = chosen.get("background", BLACK)
     try:
         if name == "image":
-            return name, read_image(given[name], height, width)
-        prefix = read_video(given[name], height, width, fps, num_frames)
+            return name, read_image(given[name], height, width, background)
+        prefix = read_video(given[name], height, width, fps, num_frames, background)
     except ValueError as error:
         raise InvalidInput(f"{name} {error}") from None
     if len(prefix.frames) == num_frames:

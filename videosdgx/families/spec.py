@@ -162,7 +162,9 @@ class Input:
         low, high: the least and the largest number, both included; None: the variant says it, or nothing does.
         choices: the only texts that are allowed.
         most_characters: of a text.
-        file: whether it is the content of a file, of which the command takes the name.
+        file: whether it is the content of a file, of which the command takes the name. Requests may have it as text too: as
+            base64, or as a `data:` URL.
+        colour: whether it is a colour as CSS writes them.
         option: the command's option, where that is not the name with dashes.
         required: whether a request must have it.
         default: what a request has that does not give it, where no variant says that.
@@ -177,6 +179,7 @@ class Input:
     choices: tuple[str, ...] = ()
     most_characters: int | None = None
     file: bool = False
+    colour: bool = False
     option: str = ""
     required: bool = False
     default: str | float | None = None

@@ -120,6 +120,7 @@ INPUTS = (
         limits="shorter than the clip; not together with image",
         file=True,
     ),
+    common.BACKGROUND,
     common.RESPONSE_FORMAT,
 )
 

@@ -81,6 +81,7 @@ INPUTS = (
     common.STEPS,
     common.GUIDANCE_SCALE,
     common.IMAGE,
+    common.BACKGROUND,
     common.RESPONSE_FORMAT,
 )
 

@@ -5,7 +5,6 @@ parameter `whole` gets the file at the end instead, as from every other family.
 """
 
 import importlib
-import json
 import threading
 import uuid
 from typing import Any
@@ -21,6 +20,7 @@ from videosdgx.families.spec import FamilySpec, load
 from videosdgx.serving.clock import Clock
 from videosdgx.serving.errors import as_triton_error, event_from_error
 from videosdgx.serving.generation import Generation
+from videosdgx.serving.parameters import CANCEL, WHOLE, read_parameters
 from videosdgx.serving.settings import load_settings
 from videosdgx.serving.triton.calls import as_json
 
@@ -42,12 +42,6 @@ def response(video: bytes | None = None, **tensors: np.ndarray) -> Any:
     if video is not None:
         tensors["video"] = np.array([video], dtype=np.object_)
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in tensors.items()])
-
-
-def parameters(request: Any) -> dict[str, Any]:
-    """The parameters of a request."""
-    given: dict[str, Any] = json.loads(request.parameters() or "{}")
-    return given
 
 
 class StreamModel:
@@ -89,34 +83,44 @@ class StreamModel:
         """
         for request in requests:
             sender = request.get_response_sender()
-            to_cancel = parameters(request).get("cancel")
+            generation_id = request.request_id() or uuid.uuid4().hex
+            try:
+                parameters = read_parameters(request.parameters(), self.spec)
+            except InvalidInput as error:
+                self._fail(sender, generation_id, error)
+                sender.send(flags=FINAL)
+                continue
+            to_cancel = parameters.get(CANCEL)
             if to_cancel:
                 if to_cancel in self._cancelled:
                     self._cancelled[to_cancel].set()
                 sender.send(flags=FINAL)
                 continue
-            generation_id = request.request_id() or uuid.uuid4().hex
             in_use = generation_id in self._cancelled
             cancelled = None if in_use else self._cancelled.setdefault(generation_id, threading.Event())
-            threading.Thread(target=self._serve, args=(request, sender, generation_id, cancelled), daemon=True).start()
+            whole = parameters.get(WHOLE, False)
+            threading.Thread(target=self._serve, args=(request, sender, generation_id, cancelled, whole), daemon=True).start()
 
-    def _serve(self, request: Any, sender: Any, generation_id: str, cancelled: threading.Event | None) -> None:
+    def _serve(self, request: Any, sender: Any, generation_id: str, cancelled: threading.Event | None, whole: bool) -> None:
         try:
             if cancelled is None:
                 raise InvalidInput(f"request id {generation_id!r} is in use by a generation that still runs")
             try:
-                self._generate(request, sender, generation_id, cancelled)
+                self._generate(request, sender, generation_id, cancelled, whole)
             finally:
                 del self._cancelled[generation_id]
         except Exception as error:  # errors are values (docs/design.md, rule 6)
-            told = as_triton_error(error, self.name)
-            sender.send(response(event=as_json(event_from_error(told, generation_id))))
-            sender.send(pb_utils.InferenceResponse(error=told))
+            self._fail(sender, generation_id, error)
         finally:
             # On its own: a last response that carries both the flag and an error never reaches a caller inside Triton.
             sender.send(flags=FINAL)
 
-    def _generate(self, request: Any, sender: Any, generation_id: str, cancelled: threading.Event) -> None:
+    def _fail(self, sender: Any, generation_id: str, error: Exception) -> None:
+        told = as_triton_error(error, self.name)
+        sender.send(response(event=as_json(event_from_error(told, generation_id))))
+        sender.send(pb_utils.InferenceResponse(error=told))
+
+    def _generate(self, request: Any, sender: Any, generation_id: str, cancelled: threading.Event, whole: bool) -> None:
         wanted = parse_request(read_inputs(request, self.spec), self.spec, self.variant)
 
         def emit(event: dict[str, Any], video: bytes | None = None) -> None:
@@ -128,6 +132,5 @@ class StreamModel:
         last_event: dict[str, Any] = {}
         clock = Clock(generation_id, wanted.num_inference_steps, emit, lambda: cancelled.is_set() or sender.is_cancelled())
         clock.phase("queued")
-        whole = bool(parameters(request).get("whole"))
         video, metadata = Generation(self.settings, self.family, self._family_pipeline, wanted, clock, whole).run()
         sender.send(response(event=as_json(last_event), video=video, metadata=as_json(metadata)))

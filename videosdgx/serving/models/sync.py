@@ -7,7 +7,9 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from videosdgx.families import FAMILIES
 from videosdgx.serving.errors import as_triton_error, error_from_event
+from videosdgx.serving.parameters import CANCEL, WHOLE, read_parameters
 from videosdgx.serving.triton import calls
 
 
@@ -33,13 +35,14 @@ class SyncModel:
             return pb_utils.InferenceResponse(error=as_triton_error(error, self.name))
 
     def _forward(self, request: Any) -> Any:
+        read_parameters(request.parameters(), FAMILIES[self.name], (WHOLE,))  # the answer is whole in any case
         generation_id = request.request_id() or uuid.uuid4().hex
         stream = pb_utils.InferenceRequest(
             model_name=self.stream,
             request_id=generation_id,
             requested_output_names=["event", "video", "metadata"],
             inputs=list(request.inputs()),
-            parameters={"whole": True},
+            parameters={WHOLE: True},
         )
         result, asked_to_stop = None, False
         # Always to the end: responses that nobody reads stay in shared memory.
@@ -67,6 +70,6 @@ class SyncModel:
             model_name=self.stream,
             requested_output_names=["event"],
             inputs=[pb_utils.Tensor("prompt", calls.as_bytes(""))],
-            parameters={"cancel": generation_id},
+            parameters={CANCEL: generation_id},
         )
         list(cancel.exec(decoupled=True))

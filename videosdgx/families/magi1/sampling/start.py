@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from videosdgx.families.magi1.sampling.schedule import CHUNK_WIDTH
-from videosdgx.media.prefix import read_image, read_video, scale
+from videosdgx.media.filters import scale
+from videosdgx.media.pictures import flattened
+from videosdgx.media.prefix import read_image, read_video
 
 FPS = 24
 FRAMES_PER_LATENT = 4
@@ -94,7 +96,7 @@ def _frames(name: str, source: Source, height: int, width: int, most: int) -> np
         return read.frames
     if not isinstance(source, np.ndarray):
         pictures: Sequence[Any] = source if isinstance(source, Sequence) else [source]
-        source = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+        source = np.stack([flattened(picture)[0] for picture in pictures])
     frames = source if source.ndim == 4 else source[None]
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
         raise ValueError(f"{name} is {frames.dtype} {list(frames.shape)}, it must be uint8 [frames, height, width, 3]")
