@@ -212,6 +212,7 @@ def manifest(job: Job, accuracy: dict[str, float], memory: Memory | None, profil
         random_weights=job.source.random,
         policy=policy,
         loras=job.source.adapters,
+        few_step=job.few_step,
         inputs=inputs,
         profiles=profiles,
         outputs=outputs,

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from videosdgx.artifacts import CONFIG, MANIFEST, PIPELINE, ArtifactError, Manifest, Target, artifact_dir, read_manifest
 from videosdgx.families import FAMILIES
+from videosdgx.families.spec import Variant
 
 VARIABLE = "VIDEOSDGX_SETTINGS"
 
@@ -47,6 +48,20 @@ class Settings(BaseModel):
             artifact_dir(self.home, family, chosen.variant, component, precision, self.target) for precision in precisions
         ]
         return next((place for place in places if (place / MANIFEST).exists()), places[-1])
+
+    def variant(self, family: str) -> Variant:
+        """The variant that is served of `family`, sampled as its exported engines want it.
+
+        Raises:
+            ArtifactError: an engine's manifest cannot be read.
+        """
+        spec = FAMILIES[family]
+        variant = spec.variant(self.families[family].variant)
+        engines = (self.artifact(family, name) for name, part in spec.components.items() if not part.torch)
+        for directory in engines:
+            if (directory / MANIFEST).exists():
+                variant = variant.sampled(read_manifest(directory).few_step)
+        return variant
 
     def has(self, family: str) -> bool:
         """Whether anything was exported of what is served of `family`."""
