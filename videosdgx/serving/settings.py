@@ -1,6 +1,7 @@
 """What `videosdgx serve` decided, as the Triton models' processes read it."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -52,15 +53,13 @@ class Settings(BaseModel):
     def variant(self, family: str) -> Variant:
         """The variant that is served of `family`, sampled as its exported engines want it.
 
-        Raises:
-            ArtifactError: an engine's manifest cannot be read.
+        A manifest that is missing or not valid says nothing here: the component that loads it refuses it, and says why.
         """
         spec = FAMILIES[family]
         variant = spec.variant(self.families[family].variant)
-        engines = (self.artifact(family, name) for name, part in spec.components.items() if not part.torch)
-        for directory in engines:
-            if (directory / MANIFEST).exists():
-                variant = variant.sampled(read_manifest(directory).few_step)
+        for name in (name for name, part in spec.components.items() if not part.torch):
+            with suppress(ArtifactError):
+                variant = variant.sampled(read_manifest(self.artifact(family, name)).few_step)
         return variant
 
     def has(self, family: str) -> bool:

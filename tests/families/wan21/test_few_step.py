@@ -69,6 +69,8 @@ def test_what_is_served_follows_the_transformers_manifest(tmp_path, family):
         assert settings.variant(family) == plain.sampled(few)
     served = settings.variant(family)
     assert (served.sampler, served.num_inference_steps, served.flow_shift) == ("euler", 6, 5.0)
+    (settings.artifact(family, component) / "manifest.json").write_text("{")  # loading the component tells of it
+    assert settings.variant(family) == plain
 
 
 def test_a_request_takes_few_steps_without_guidance_unless_it_says_else():
