@@ -25,7 +25,7 @@ from export.run.errors import ExportError
 from videosdgx.artifacts import FusedLora, sha256_file
 
 # In front of a layer's name with dots; several may follow each other.
-_PREFIX = re.compile(r"((base_model\.model|model|diffusion_model|transformer|unet|dit|pipe)\.)+")
+_PREFIX = re.compile(r"((base_model\.model|module|_orig_mod|model|diffusion_model|transformer|unet|dit|pipe)\.)+")
 # In front of a layer's name with underscores (or dots) in trainers' files: kohya's, OneTrainer's, LyCORIS'.
 _TRAINER = re.compile(r"(lora_unet|lora_transformer|lycoris)(__|_|\.)")
 # What follows a layer's name, and the part of a change that it is. Parts belong together that have the same `holder` and

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from export.checkpoint.download import download
@@ -84,3 +85,12 @@ class Tensors(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._stored)
+
+
+def text_encoder(model_class: Any, directory: Path) -> Any:
+    """A transformers model of `model_class` in fp32, whole in memory, from the files that are read everywhere else here.
+
+    transformers by itself takes an old whole file that lies beside shards, whatever their index says.
+    """
+    own = model_class.config_class.from_pretrained(directory)
+    return model_class.from_pretrained(None, config=own, state_dict=dict(Tensors(directory)), dtype=torch.float32)

@@ -49,7 +49,7 @@ def load_pipeline(directory: Path, variant: Variant, tensors: Mapping[str, Tenso
     scheduler = build_scheduler(directory / "scheduler", variant.sampler, variant.flow_shift)
     pipe = WanPipeline(
         tokenizer=AutoTokenizer.from_pretrained(directory / "tokenizer"),
-        text_encoder=UMT5EncoderModel.from_pretrained(directory / "text_encoder", dtype=torch.float32),
+        text_encoder=reading.text_encoder(UMT5EncoderModel, directory / "text_encoder"),
         vae=AutoencoderKLWan.from_pretrained(directory / "vae", low_cpu_mem_usage=False),
         scheduler=scheduler,
         transformer=load_transformer(directory / "transformer", tensors),

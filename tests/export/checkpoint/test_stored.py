@@ -12,6 +12,7 @@ from torch import Tensor
 from export.checkpoint.finite import first_not_finite
 from export.checkpoint.reading import Tensors
 from export.checkpoint.stored import CheckpointError, shards_of, stored_tensors
+from export.families.wan21.pipeline import load_pipeline
 from export.run.components import export_component
 from export.run.errors import ExportError
 from tests.export import exports
@@ -147,6 +148,11 @@ def test_an_old_whole_file_beside_shards_is_not_in_the_artifact(sharded_checkpoi
     artifact = artifact_dir(home, "wan21", "demo", "text_encoder", "fp32", "cpu")
     assert not (artifact / "model.safetensors").exists()
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in Tensors(artifact).items())
+    # Nor does the pipeline that calibrates and is compared with have it.
+    pipe = load_pipeline(checkpoint, SPEC.variant("demo"))
+    assert pipe.text_encoder.dtype == torch.float32
+    loaded = pipe.text_encoder.state_dict()
+    assert all(torch.equal(loaded[name], tensor.float()) for name, tensor in wanted.items())
 
 
 def test_a_weight_that_is_no_number_in_a_part_that_pytorch_runs(tiny_checkpoint: Path, tmp_path: Path) -> None:

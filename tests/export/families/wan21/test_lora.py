@@ -106,6 +106,7 @@ def test_underscored_names_as_diffusers_converts_them(tmp_path):
 SPELLINGS = (
     ("pipe.dit.{}.lora_A.default.weight", ()),
     ("diffusion_model.{}.lora_A.my_style.weight", ()),
+    ("module._orig_mod.{}.lora_A.weight", ("own",)),
     ("model.diffusion_model.{}.lora_down.weight", ()),
     ("base_model.model.transformer.{}.lora_A.weight", ("own",)),
     ("unet.{}.lora_A.weight", ("own",)),
