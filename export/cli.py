@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 TARGETS = ("cpu", "sm121")
 COMPILERS = ("tensorrt_rtx", "tensorrt")
+SAMPLERS = ("renoise", "euler")
 
 
 def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> str:
@@ -65,6 +66,15 @@ def export(
     lora: Annotated[
         list[str] | None, typer.Option(help="FILE[:SCALE], a LoRA to fuse into the weights; repeat it for several.")
     ] = None,
+    few_step: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=16, help="The weights (of --lora or --checkpoint) were distilled to so many steps without guidance: 4."
+        ),
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="With --few-step: renoise (fresh noise at every step, the default) or euler.")
+    ] = None,
     fresh: Annotated[bool, typer.Option(help="Do every stage again, even if it was done with the same settings.")] = False,
 ) -> None:
     """Quantize a checkpoint, verify it, and compile it to an engine with a manifest.
@@ -87,6 +97,8 @@ def export(
 
       videosdgx export wan21 --variant t2v-14b --precision nvfp4 --target sm121 --checkpoint DIR --resolution 832x480
 
+      videosdgx export wan21 --variant t2v-14b --precision nvfp4 --target sm121 --lora FILE --few-step 4
+
       videosdgx export wan21 --variant t2v-14b --precision nvfp4 --target sm121 --random-weights --layers 2
 
       videosdgx export wan21 --variant t2v-14b --component vae --target sm121     (frames in tiles; --resolution: whole)
@@ -100,6 +112,9 @@ def export(
     _one_of("precision", precision, spec.precisions + tuple(p for p in _precisions(spec, part) if p not in spec.precisions))
     _one_of("target", target, TARGETS)
     _one_of("compiler", compiler, COMPILERS)
+    _one_of("sampler", sampler or SAMPLERS[0], SAMPLERS)
+    if sampler and few_step is None:
+        raise typer.BadParameter("--sampler is for weights that were distilled to few steps: give --few-step too")
     try:
         chosen = spec.variant(variant)
         resolutions = tuple(parse_resolution(text) for text in resolution or [])
@@ -127,6 +142,8 @@ def export(
         fresh=fresh,
         fp8_attention=fp8_attention,
         loras=tuple(lora or ()),
+        few_step=few_step,
+        few_step_sampler=sampler or SAMPLERS[0],  # type: ignore[arg-type]
     )
     _check(settings, spec, part)
     _make(settings, spec, part)
@@ -150,8 +167,13 @@ def _check(settings: "Settings", spec: FamilySpec, part: Component) -> None:
         raise typer.BadParameter("--random-weights and --layers are for the published variants; the demo has its checkpoint")
     if settings.random_weights and (settings.checkpoint or settings.loras):
         raise typer.BadParameter("--random-weights excludes --checkpoint and --lora")
+    if settings.few_step and not (settings.loras or settings.checkpoint):
+        raise typer.BadParameter(
+            "--few-step is for weights that were distilled to few steps: give them with --lora or --checkpoint"
+        )
     if part.torch:
         needless = {"--layers": settings.layers, "--frames": settings.frames, "--fp8-attention": settings.fp8_attention}
+        needless["--few-step"] = settings.few_step
         for option, value in (needless | {"--lora": settings.loras}).items():
             if value:
                 raise typer.BadParameter(f"{option} is of the transformer, not of {named}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from videosdgx.artifacts import ArtifactError, Manifest, building, read_manifest, seal, verify, write_atomically
+from videosdgx.artifacts import ArtifactError, FewStep, Manifest, building, read_manifest, seal, verify, write_atomically
 
 MANIFEST = Manifest(
     family="wan21", variant="demo", component="vae", precision="fp32", target="cpu", runtime="torch", versions={}, source="test"
@@ -27,6 +27,21 @@ def test_a_sealed_artifact_verifies_and_names_every_file(artifact: Path) -> None
     manifest = verify(artifact)
     assert set(manifest.files) == {"weights.safetensors", "sub/config.json"}
     assert manifest.files["weights.safetensors"].bytes == 1000
+
+
+def test_what_most_have_nothing_to_say_of_is_not_in_the_file(tmp_path: Path) -> None:
+    """So artifacts from before there was such a field keep their bytes, and their digest."""
+    with building(tmp_path / "plain") as partial:
+        seal(partial, MANIFEST)
+    assert "few_step" not in (tmp_path / "plain" / "manifest.json").read_text()
+    few = FewStep(sampler="renoise", steps=4, shift=5.0)
+    with building(tmp_path / "few") as partial:
+        sealed = seal(partial, MANIFEST.model_copy(update={"few_step": few}))
+    assert read_manifest(tmp_path / "few") == sealed and sealed.few_step == few
+    text = (tmp_path / "few" / "manifest.json").read_text()
+    (tmp_path / "few" / "manifest.json").write_text(text.replace("renoise", "unipc"))
+    with pytest.raises(ArtifactError, match="not a valid manifest"):
+        read_manifest(tmp_path / "few")
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 MANIFEST = "manifest.json"
 # The weightless rest of a pipeline (tokenizer, scheduler, configurations) is an artifact too; it has nothing to quantize.
@@ -88,6 +88,19 @@ class FusedLora(_Strict):
     layers: int
 
 
+class FewStep(_Strict):
+    """How weights that were distilled to a few steps make a clip.
+
+    `renoise` mixes in fresh noise at every step, `euler` keeps the noise it started from; `shift` is that of the noise levels.
+    The guidance is distilled into the weights: a scale of 1 is none.
+    """
+
+    sampler: Literal["renoise", "euler"]
+    steps: int
+    shift: float
+    guidance_scale: float = 1.0
+
+
 class Manifest(_Strict):
     """Everything a person or the server must know of an artifact (docs/design.md, rule 4). No times, so it is reproducible.
 
@@ -106,6 +119,7 @@ class Manifest(_Strict):
     recipe: str = ""
     random_weights: bool = False
     loras: list[FusedLora] = []
+    few_step: FewStep | None = None
     policy: dict[str, str] = {}
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
@@ -115,6 +129,14 @@ class Manifest(_Strict):
     memory: Memory | None = None
     remarks: list[str] = []
     files: dict[str, FileEntry] = {}
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_said(self, usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what most artifacts have nothing to say of: theirs keep the bytes, and the digest, that they always had."""
+        content: dict[str, Any] = usual(self)
+        if self.few_step is None:
+            content.pop("few_step", None)
+        return content
 
 
 def sha256_file(path: Path, report: Callable[[int], None] | None = None) -> str:

@@ -3,21 +3,20 @@
 import hashlib
 import json
 import re
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+import torch
 from torch import Tensor
 
 from export.checkpoint.download import download
+from export.checkpoint.stored import Files, shards_of, stored_tensors
 from export.run.errors import ExportError
 from videosdgx.artifacts import sha256_file
 from videosdgx.home import CHECKOUT
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def resolve(checkpoint: str) -> Path:
@@ -60,71 +59,38 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def shards(directory: Path) -> list[Path]:
-    """The safetensors files of one component, checked to be whole.
-
-    Raises:
-        ExportError: there are none (or only pickles), or one is cut short.
-    """
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        if any(path.suffix in _PICKLES for path in directory.glob("*")):
-            raise ExportError(
-                f"{directory} holds only pickled weights, which can run code when loaded: "
-                "convert them to safetensors (save_pretrained of diffusers does) and export again"
-            )
-        raise ExportError(f"{directory} holds no *.safetensors: the checkpoint is incomplete")
-    for path in files:
-        _check_whole(path)
-    return files
-
-
-def _check_whole(path: Path) -> None:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        try:
-            header = json.loads(file.read(length)) if length <= size else None
-        except ValueError:
-            header = None
-    if not isinstance(header, dict):
-        raise ExportError(f"{path} is cut short or is not a safetensors file: download it again")
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    expected = 8 + length + max(ends, default=0)
-    if size != expected:
-        raise ExportError(f"{path} has {size} bytes, its header says {expected}: download it again")
-
-
 def digest(directory: Path) -> str:
     """SHA-256 over the names and contents of a component's config and weights."""
     total = hashlib.sha256()
-    for path in [directory / "config.json", *shards(directory)]:
+    for path in [directory / "config.json", *shards_of(directory)]:
         total.update(f"{path.name} {sha256_file(path)}\n".encode())
     return total.hexdigest()
 
 
 class Tensors(Mapping[str, Tensor]):
-    """The tensors of a component by name, read from its mapped files when they are asked for, in the files' order."""
+    """The tensors of a component by name, read from its mapped files when they are asked for, in the files' order.
+
+    A tensor with a NaN or an infinity is refused by name when it is asked for.
+    """
 
     def __init__(self, directory: Path, wanted: Callable[[str], bool] = lambda _: True) -> None:
-        self._place: dict[str, Path] = {}
-        for path in shards(directory):
-            with safe_open(path, "pt") as file:
-                self._place |= {name: path for name in file.keys() if wanted(name)}  # noqa: SIM118  (it is no mapping)
-        # One file at a time: what was read of a mapped file counts as this process's memory until it is closed.
-        self._open: tuple[Path, Any] | None = None
+        self._stored = {name: stored for name, stored in stored_tensors(directory).items() if wanted(name)}
+        self._files = Files()
 
     def __getitem__(self, name: str) -> Tensor:
-        path = self._place[name]
-        if self._open is None or self._open[0] != path:
-            self._open = None
-            self._open = (path, safe_open(path, "pt"))
-        value: Tensor = self._open[1].get_tensor(name)
-        return value
+        return self._files.read(name, self._stored[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._place)
+        return iter(self._stored)
 
     def __len__(self) -> int:
-        return len(self._place)
+        return len(self._stored)
+
+
+def text_encoder(model_class: Any, directory: Path) -> Any:
+    """A transformers model of `model_class` in fp32, whole in memory, from the files that are read everywhere else here.
+
+    transformers by itself takes an old whole file that lies beside shards, whatever their index says.
+    """
+    own = model_class.config_class.from_pretrained(directory)
+    return model_class.from_pretrained(None, config=own, state_dict=dict(Tensors(directory)), dtype=torch.float32)

@@ -12,6 +12,7 @@ from torch import Tensor
 from export.checkpoint import reading
 from export.checkpoint.lora import FusedTensors, LoraFile, Loras
 from export.checkpoint.random_weights import RandomTensors
+from export.checkpoint.stored import check_none_missing
 from export.run.stages import digest
 from videosdgx.artifacts import FusedLora
 
@@ -94,10 +95,15 @@ class Source:
 
     @cached_property
     def tensors(self) -> Mapping[str, Tensor]:
-        """The tensors that are exported, by name; each is read when it is asked for and not kept."""
+        """The tensors that are exported, by name; each is read when it is asked for and not kept.
+
+        Raises:
+            CheckpointError: the files are not whole, or one of the tensors is in none of them.
+        """
         if self.directory is None:
             return self.network.random(self.network.shapes(self.plain_content), SEED)
         plain = self.network.plain(reading.Tensors(self.directory, self._wanted))
+        check_none_missing(str(self.directory), plain, self.network.shapes(self.plain_content))
         return FusedTensors(plain, self._adapters) if self._adapters else plain
 
     @cached_property

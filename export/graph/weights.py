@@ -8,6 +8,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from export.checkpoint.finite import first_not_finite
 from export.graph.tracing import Placeholder
 from export.quantize.linears import ONNX_DTYPES, Format, quantized
 from export.run.errors import ExportError
@@ -40,6 +41,9 @@ def lowered(
 
     A quantized layer's weight becomes several tensors, every other is cast to the graph's dtype. `input_amax` is the
     calibrated maximum of each quantized layer's input. Holds one layer at a time.
+
+    Raises:
+        ExportError: a tensor is of no use to the graph, or has a value that the graph's dtype cannot hold.
     """
     torch_dtypes = {number: dtype for dtype, number in ONNX_DTYPES.items()}
     dtypes = {weight.name: torch_dtypes.get(weight.onnx_dtype) for weight in weights}
@@ -50,7 +54,10 @@ def lowered(
             values = quantized(tensor, layer_format, input_amax[layer])
             yield name, {f"{layer}.{parameter}": value for parameter, value in values.items()}
         elif name in dtypes:
-            yield name, {name: tensor.to(dtypes[name])}
+            stored = tensor.to(dtypes[name])
+            if (found := first_not_finite(stored)) is not None:
+                raise ExportError(f"{name} does not fit into {str(stored.dtype).removeprefix('torch.')}: it has {found}")
+            yield name, {name: stored}
         else:
             raise ExportError(f"the checkpoint has a tensor {name} that this model does not know")
 

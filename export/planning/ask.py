@@ -3,8 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from export.options import check_size
+from export.planning.engines import few_step
 from export.planning.gb10 import Arithmetic
 from export.planning.work import Request
 from videosdgx.families.request import InvalidInput, check_steps
@@ -49,14 +51,16 @@ def _variant(spec: FamilySpec, name: str) -> Variant:
         raise InvalidInput(str(error)) from None
 
 
-def _request(family: str, variant: Variant, precision: str, ask: Ask) -> Request:
+def _request(spec: FamilySpec, variant: Variant, precision: str, ask: Ask, home: Path | None) -> Request:
+    few = few_step(home, spec, variant.name, precision) if home else None
+    variant, guided = variant.sampled(few), ask.guided and (few is None or few.guidance_scale > 1)
     width, height = ask.resolution or (variant.width, variant.height)
     frames = variant.num_frames if ask.frames is None else ask.frames
     steps = variant.num_inference_steps if ask.steps is None else ask.steps
     check_size(variant, width, height, frames)
     check_steps("steps", steps, variant, variant.window_size)
     attention: Arithmetic = "fp8" if ask.fp8_attention else "fp16"
-    return Request(family, variant, precision, width, height, frames, steps, ask.guided, attention)
+    return Request(spec.name, variant, precision, width, height, frames, steps, guided, attention)
 
 
 def requests(
@@ -64,6 +68,7 @@ def requests(
     families: Mapping[str, FamilySpec],
     ask: Ask,
     shown: Sequence[str] | None = None,
+    home: Path | None = None,
 ) -> tuple[list[Request], list[str]]:
     """The clips that `targets` name (FAMILY[:VARIANT[:PRECISION]]; none at all: everything), and why some are left out.
 
@@ -74,8 +79,10 @@ def requests(
         families: their tables, by name.
         shown: the precisions of transformers that a target without a precision means; by default all.
         ask: what is the same for all clips.
+        home: where artifacts are: an engine whose weights were distilled to few steps makes its clip so.
 
     Raises:
+        ArtifactError: there is a manifest and it is not valid.
         InvalidInput: naming the value and the limit.
     """
     found: list[Request] = []
@@ -90,7 +97,7 @@ def requests(
         chosen = [_chosen("precision", rest[1], spec.precisions)] if len(rest) == 2 else list(shown or spec.precisions)
         for variant in variants:
             try:
-                found += [_request(family, variant, precision, ask) for precision in chosen]
+                found += [_request(spec, variant, precision, ask, home) for precision in chosen]
             except InvalidInput as error:
                 if rest:
                     raise

@@ -22,7 +22,7 @@ def plan(
     resolution: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels. Default: each variant's own.")] = None,
     frames: Annotated[int | None, typer.Option(help="Length of the clip. Default: each variant's own.")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps. Default: each variant's own.")] = None,
-    guidance: Annotated[bool, typer.Option(help="Two forwards a step; distilled checkpoints need one.")] = True,
+    guidance: Annotated[bool, typer.Option(help="Two forwards a step; weights distilled to few steps need one.")] = True,
     fp8_attention: Annotated[bool, typer.Option("--fp8-attention", help="Assume attention in FP8 instead of FP16.")] = False,
     concurrency: Annotated[int, typer.Option(help="Clips of a model at the same time, 1 to 64.")] = 1,
     memory: Annotated[str, typer.Option(help="The machine's memory.")] = _DEFAULT_MEMORY,
@@ -70,8 +70,8 @@ def plan(
         from videosdgx.home import default_home
 
         ask = Ask(size, frames, steps, guidance, fp8_attention)
-        wanted, left_out = requests(targets or [], FAMILIES, ask, _SHOWN)
         where = (home or default_home()).expanduser().resolve()
+        wanted, left_out = requests(targets or [], FAMILIES, ask, _SHOWN, where)
         machine = planning.Machine(available, kept, efficiency, concurrency)
         with Console(stderr=True).status("counting"):
             clips = [planning.FAMILIES[request.family].work(request, where) for request in wanted]

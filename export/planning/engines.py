@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from export.planning.work import Bytes, Request
-from videosdgx.artifacts import MANIFEST, Manifest, artifact_dir, read_manifest
+from videosdgx.artifacts import MANIFEST, FewStep, Manifest, artifact_dir, read_manifest
+from videosdgx.families.spec import FamilySpec
 
 TARGET = "sm121"
 
@@ -22,6 +23,18 @@ def _fits(manifest: Manifest, inputs: Mapping[str, list[int]]) -> int | None:
         if accepts and profile.activation_bytes is not None:
             figures.append(profile.activation_bytes)
     return min(figures, default=None)
+
+
+def few_step(home: Path, spec: FamilySpec, variant: str, precision: str) -> FewStep | None:
+    """In how few steps an engine of `precision` that was exported below `home` makes a clip; None: it is none of those.
+
+    Raises:
+        ArtifactError: there is a manifest and it is not valid.
+    """
+    engines = (name for name, part in spec.components.items() if not part.torch)
+    places = (artifact_dir(home, spec.name, variant, name, precision, TARGET) for name in engines)
+    found = (read_manifest(place).few_step for place in places if (place / MANIFEST).is_file())
+    return next((one for one in found if one is not None), None)
 
 
 def engine_memory(

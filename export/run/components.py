@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 
 from export.checkpoint import reading
+from export.checkpoint.stored import check_finite, index_of, shards_of
 from export.run.errors import ExportError, require_space
 from export.run.stages import digest
 from export.run.versions import versions
@@ -53,6 +54,7 @@ def _convert(source: Path, destination: Path, dtype: torch.dtype) -> None:
         for name in names:
             tensor = file.get_tensor(name)
             tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
+            check_finite(name, tensor, source)
             copy.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
@@ -79,12 +81,12 @@ def export_component(
     if _is_current(directory, recipe):
         return False
     with building(directory) as partial:
-        shards = reading.shards(source / component)
+        shards, index = shards_of(source / component), index_of(source / component)
         require_space(partial, sum(path.stat().st_size for path in shards))
         for path in shards:
             _convert(path, partial / path.name, _DTYPES[precision])
-        for path in (source / component).glob("*.safetensors.index.json"):
-            shutil.copyfile(path, partial / path.name)
+        if index is not None:
+            shutil.copyfile(index, partial / index.name)
         _write_config(source / component, partial, precision)
         weights = sum(path.stat().st_size for path in partial.glob("*.safetensors"))
         seal(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from export.check import blocks, whole
-from export.checkpoint import reading
+from export.checkpoint import stored
 from export.compile import COPIES_OF_WEIGHTS, REVISION, compile_engine
 from export.quantize.linears import Dtypes
 from export.run.components import export_component, export_pipeline
@@ -45,7 +45,7 @@ def prepare(job: Job) -> str:
     """Find the checkpoint; with a main engine, export the parts that are beside it. Says what was done."""
     if job.checkpoint is None:
         return "random weights: no checkpoint is read"
-    reading.shards(job.checkpoint / job.component)
+    stored.shards_of(job.checkpoint / job.component)
     if not job.recipe.is_main:
         return job.source.origin
     settings, recipe = job.settings, job.recipe
@@ -212,6 +212,7 @@ def manifest(job: Job, accuracy: dict[str, float], memory: Memory | None, profil
         random_weights=job.source.random,
         policy=policy,
         loras=job.source.adapters,
+        few_step=job.few_step,
         inputs=inputs,
         profiles=profiles,
         outputs=outputs,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -19,7 +19,7 @@ from export.run.recipe import Recipe
 from export.run.stages import Workshop, digest
 from export.run.versions import versions
 from videosdgx import artifacts
-from videosdgx.artifacts import Target
+from videosdgx.artifacts import FewStep, Target
 
 # ONNX Runtime computes in fp32 on a CPU.
 CPU_DTYPES = Dtypes(compute=torch.float32, storage=torch.float16)
@@ -31,6 +31,7 @@ class Settings:
 
     `clips` is how many whole clips are compared (demo); `threads` limits the CPU (0: all cores); `layers` exports only the
     first blocks; `resolutions` (width, height) and `frames` are what an engine is compiled for (None: the variant's).
+    `few_step` is in how many steps weights make a clip that were distilled to few (None: they were not), by `few_step_sampler`.
     """
 
     home: Path
@@ -48,6 +49,8 @@ class Settings:
     fresh: bool = False
     fp8_attention: bool = False
     loras: tuple[str, ...] = ()
+    few_step: int | None = None
+    few_step_sampler: Literal["renoise", "euler"] = "renoise"
 
 
 class Job:
@@ -60,12 +63,26 @@ class Job:
         """
         self.recipe, self.settings, self.report = recipe, settings, report
         self.spec, self.component = recipe.spec, recipe.component
-        self.variant = self.spec.variant(settings.variant)
+        self.variant = self.spec.variant(settings.variant).sampled(self.few_step)
         self.workshop = Workshop(settings.home / "work" / "export" / self.spec.name / settings.variant, settings.fresh)
         if settings.fp8_attention and recipe.policy.fp8_attentions is None:
             raise ExportError(f"--fp8-attention is not for the {self.component} of {self.spec.name}")
         if settings.loras and recipe.network.original_name is None:
             raise ExportError(f"--lora is not for the {self.component} of {self.spec.name}")
+
+    @property
+    def few_step(self) -> FewStep | None:
+        """How the weights make a clip, if they were distilled to a few steps.
+
+        Raises:
+            ExportError: the family has no such weights.
+        """
+        settings = self.settings
+        if settings.few_step is None:
+            return None
+        if self.recipe.few_step_shift is None:
+            raise ExportError(f"--few-step is not for the {self.component} of {self.spec.name}")
+        return FewStep(sampler=settings.few_step_sampler, steps=settings.few_step, shift=self.recipe.few_step_shift)
 
     # What is exported ------------------------------------------------------------------------------------------------
 
@@ -160,6 +177,8 @@ class Job:
         found = {self.component: self.source.digest}
         if self.recipe.network.block:
             found["layers"] = str(self.source.num_layers)
+        if self.few_step is not None:  # what is calibrated and compared is made so
+            found["few_step"] = self.few_step.model_dump_json()
         if self.checkpoint is not None and self.is_demo and self.recipe.whole:
             # Whole clips are made with the parts beside it too.
             others = (name for name, part in self.spec.components.items() if part.torch)

@@ -163,6 +163,7 @@ class Recipe:
         whole, blocks: how the numbers of a demo, and of a published checkpoint, are looked at.
         check: (job) -> accuracy of an engine that is looked at in neither way.
         buffers: (job) -> bytes that the user of the engines holds beside them, and what they are; they count in the peak.
+        few_step_shift: shift of the noise levels of weights that were distilled to a few steps; None: there are none of it.
         remarks: (job) -> what a person must know before using the artifact.
         locate: (checkpoint as given, variant's name, home) -> its directory in diffusers' layout; fetched if need be.
         folders: of the checkpoint, for the weightless pipeline artifact; with a question mark at the end: if it is there.
@@ -181,6 +182,7 @@ class Recipe:
     blocks: Blocks | None = None
     check: Callable[["Job"], dict[str, float]] | None = None
     buffers: Callable[["Job"], tuple[int, str]] | None = None
+    few_step_shift: float | None = None
     remarks: Callable[["Job"], list[str]] = lambda job: []
     locate: Callable[[str, str, Path], Path] = lambda wanted, variant, home: reading.resolve(wanted)
     folders: tuple[str, ...] = ()

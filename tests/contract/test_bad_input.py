@@ -147,7 +147,7 @@ def test_inputs_of_other_families_are_no_inputs(family: str, unloaded: VideoClie
 
 @pytest.mark.server
 def test_over_plain_http_a_bad_value_is_a_bad_request(family: str, tiny_server: Server, unloaded: VideoClient) -> None:
-    """Other mistakes never reach us: Triton refuses texts in place of numbers, and takes unknown names for parameters."""
+    """A text in place of a number never reaches us: Triton itself refuses it."""
     words = "seed is -1, it must be a whole number from 0 to"
     with refused_at_once(unloaded, urllib.error.HTTPError, "400") as caught:
         post(f"{tiny_server.http_url}/v2/models/{family}/generate", PROMPT | {"seed": -1})

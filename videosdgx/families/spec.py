@@ -6,11 +6,11 @@ input, variant or precision that is in none of them is an error everywhere.
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, Literal, Protocol, TypeVar
 
-from videosdgx.artifacts import Target
+from videosdgx.artifacts import FewStep, Target
 
 # How noise becomes a clip: the official multistep solver, or for weights distilled to a few steps the sampler that
 # mixes in fresh noise at every step, or Euler's steps.
@@ -108,6 +108,18 @@ class Variant:
     window_size: int = 0
     step_counts: tuple[int, ...] = ()
     lacks: str = ""
+
+    def sampled(self, few_step: FewStep | None) -> "Variant":
+        """The variant as an artifact samples it: as it is, or in the few steps that its manifest says."""
+        if few_step is None:
+            return self
+        return replace(
+            self,
+            sampler=few_step.sampler,
+            num_inference_steps=few_step.steps,
+            flow_shift=few_step.shift,
+            guidance_scale=few_step.guidance_scale,
+        )
 
 
 @dataclass(frozen=True)

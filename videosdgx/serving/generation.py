@@ -75,7 +75,7 @@ class Generation:
 
     def _made(self) -> Generator[Piece, None, None]:
         generate, prompts = self.family_pipeline()
-        variant = self.spec.variant(self.settings.families[self.family].variant)
+        variant = self.settings.variant(self.family)
         networks = {name: self._network(name) for name in self.spec.components}
         pipeline = self.settings.artifact(self.family, PIPELINE)
         return generate(pipeline, variant, self.request, networks, self.clock, prompts)

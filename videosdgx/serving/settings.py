@@ -1,12 +1,14 @@
 """What `videosdgx serve` decided, as the Triton models' processes read it."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from videosdgx.artifacts import CONFIG, MANIFEST, PIPELINE, ArtifactError, Manifest, Target, artifact_dir, read_manifest
 from videosdgx.families import FAMILIES
+from videosdgx.families.spec import Variant
 
 VARIABLE = "VIDEOSDGX_SETTINGS"
 
@@ -47,6 +49,18 @@ class Settings(BaseModel):
             artifact_dir(self.home, family, chosen.variant, component, precision, self.target) for precision in precisions
         ]
         return next((place for place in places if (place / MANIFEST).exists()), places[-1])
+
+    def variant(self, family: str) -> Variant:
+        """The variant that is served of `family`, sampled as its exported engines want it.
+
+        A manifest that is missing or not valid says nothing here: the component that loads it refuses it, and says why.
+        """
+        spec = FAMILIES[family]
+        variant = spec.variant(self.families[family].variant)
+        for name in (name for name, part in spec.components.items() if not part.torch):
+            with suppress(ArtifactError):
+                variant = variant.sampled(read_manifest(self.artifact(family, name)).few_step)
+        return variant
 
     def has(self, family: str) -> bool:
         """Whether anything was exported of what is served of `family`."""

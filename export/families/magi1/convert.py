@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from export.checkpoint.stored import CheckpointError, StoredTensor, check_exactly, read, shards_of, stored_tensors
+from export.checkpoint.stored import CheckpointError, Files, StoredTensor, check_exactly, stored_tensors
 from videosdgx.families.magi1.architectures import TRANSFORMERS
 from videosdgx.families.magi1.network.transformer import MagiTransformer3DModel
 
@@ -50,18 +50,18 @@ def _groups(stored: Mapping[str, StoredTensor], most: int) -> Iterator[list[str]
     yield group
 
 
-def _converted(name: str, stored: StoredTensor) -> Tensor:
-    tensor = read(name, stored)
+def _converted(name: str, stored: StoredTensor, files: Files) -> Tensor:
+    tensor = files.read(name, stored)
     return tensor.view(torch.uint8) if tensor.dtype == torch.float8_e4m3fn else tensor
 
 
 def write_sharded(stored: Mapping[str, StoredTensor], folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
     """Write the tensors into `folder` in diffusers' files, at most `shard_bytes` in memory at a time."""
-    groups = list(_groups(stored, shard_bytes))
+    groups, files = list(_groups(stored, shard_bytes)), Files()
     weight_map: dict[str, str] = {}
     for number, names in enumerate(groups, 1):
         file = f"{_FILE}-{number:05d}-of-{len(groups):05d}.safetensors" if len(groups) > 1 else f"{_FILE}.safetensors"
-        save_file({name: _converted(name, stored[name]) for name in names}, folder / file, metadata={"format": "pt"})
+        save_file({name: _converted(name, stored[name], files) for name in names}, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(names, file)
     if len(groups) > 1:
         total = sum(tensor.nbytes for tensor in stored.values())
@@ -97,7 +97,7 @@ def convert_transformer(
         raise FileExistsError(f"{destination} exists")
     config = TRANSFORMERS[variant] if config is None else config
     folder = weights_folder(checkpoint, config)
-    stored = stored_tensors(shards_of(folder))
+    stored = stored_tensors(folder)
     with torch.device("meta"):
         model = MagiTransformer3DModel(**config)
     expected = model.state_dict()

@@ -15,7 +15,7 @@ import diffusers
 import torch
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
-from export.checkpoint.stored import CheckpointError, check_exactly, shards_of, stored_tensors
+from export.checkpoint.stored import CheckpointError, check_exactly, index_of, shards_of, stored_tensors
 from export.families.magi1.convert import convert_transformer, write_sharded
 from videosdgx.families.magi1.architectures import TRANSFORMERS
 from videosdgx.families.magi1.network.autoencoder import AutoencoderKLMagi
@@ -31,7 +31,6 @@ VARIANT_FOLDERS = {
     "24b-distill": "24B_distill",
     "24b-distill-fp8": "24B_distill_quant",
 }
-_VAE_FILE = "diffusion_pytorch_model.safetensors"
 # Names of the autoencoder's official configuration to ours, and what it must say (docs/specs/magi1.md, section 10).
 VAE_RENAMED = {"in_chans": "in_channels", "z_chans": "latent_channels"}
 VAE_FIXED = {
@@ -121,9 +120,7 @@ def convert_vae(source: Path, destination: Path) -> None:
     for key, value in VAE_FIXED.items():
         if described.get(key, value) != value:
             raise CheckpointError(f"{source / 'config.json'}: {key} is {described[key]}, only {value} is known")
-    if not (source / _VAE_FILE).is_file():
-        raise CheckpointError(f"{source / _VAE_FILE} is missing; checkpoints are read from safetensors files only")
-    stored = stored_tensors([source / _VAE_FILE])
+    stored = stored_tensors(source)
     config = {VAE_RENAMED.get(str(key), str(key)): value for key, value in described.items() if key not in VAE_FIXED}
     try:
         vae = _on_meta(lambda: AutoencoderKLMagi(**config))
@@ -146,15 +143,15 @@ def copy_text_encoder(source: Path, destination: Path, channels: int) -> None:
         kind, width = config.get("model_type"), config.get("d_model")
         raise CheckpointError(f"{source} is a {kind} encoder, {width} wide; a t5 encoder {channels} wide is needed")
     files = shards_of(source)
-    shapes = {name: one.shape for name, one in stored_tensors(files).items()}
+    shapes = {name: one.shape for name, one in stored_tensors(source).items()}
     expected = _shapes(_on_meta(lambda: T5EncoderModel(T5Config(**config))))
     known = _EMBEDDINGS & shapes.keys()
     if not known:
         raise CheckpointError(f"{source} has no table of words: neither {' nor '.join(sorted(_EMBEDDINGS))}")
     check_exactly(str(source), shapes, {name: shape for name, shape in expected.items() if name not in _EMBEDDINGS - known})
     destination.mkdir(parents=True)
-    index = source / "model.safetensors.index.json"
-    for path in [source / "config.json", *files, *([index] if index.is_file() else [])]:
+    index = index_of(source)
+    for path in [source / "config.json", *files, *([index] if index else [])]:
         shutil.copyfile(path, destination / path.name)
 
 

@@ -60,7 +60,7 @@ def load_pipeline(directory: Path, _: Variant, tensors: Mapping[str, Tensor] | N
     special = directory / SPECIAL_TOKENS
     return MagiPipeline(
         tokenizer=AutoTokenizer.from_pretrained(directory / "tokenizer"),
-        text_encoder=T5EncoderModel.from_pretrained(directory / "text_encoder", dtype=torch.float32, use_safetensors=True),
+        text_encoder=reading.text_encoder(T5EncoderModel, directory / "text_encoder"),
         transformer=load_transformer(directory / "transformer", tensors),
         vae=AutoencoderKLMagi.from_pretrained(directory / "vae", low_cpu_mem_usage=False, use_safetensors=True),
         special_tokens=MagiSpecialTokens.from_pretrained(special, use_safetensors=True) if special.is_dir() else None,

@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from export.checkpoint.finite import first_not_finite
 from export.checkpoint.random_weights import RandomTensors
 from export.checkpoint.source import Network, Source
+from export.checkpoint.stored import CheckpointError
 from export.families.magi1.config import MagiConfig, block_name
 from videosdgx.families.magi1.architectures import TRANSFORMERS
 from videosdgx.families.magi1.network.fp8 import E4M3_MAX
@@ -60,7 +62,10 @@ class PlainTensors(Mapping[str, Tensor]):
         scale = self._tensors[f"{layer}.weight_scale"] * self._tensors[f"{layer}.input_scale"][0]
         smooth = f"{layer}.smooth_scale"
         divisor = self._tensors[smooth] if smooth in self._tensors else self._tensors[f"{layer}.input_scale"][None]
-        return weight * (scale / divisor)
+        plain = weight * (scale / divisor)
+        if (found := first_not_finite(plain)) is not None:
+            raise CheckpointError(f"{name}, codes of E4M3 times their scales, has {found}: download the checkpoint again")
+        return plain
 
     def static_maxima(self) -> dict[str, float]:
         """The largest input that each of its fp8 layers was calibrated for, by layer; of those without smoothing.

@@ -25,7 +25,7 @@ from videosdgx.families.spec import Variant
 from videosdgx.families.wan21.few_step import build_scheduler, share_generator
 from videosdgx.families.wan21.pipeline import RemoteTransformer
 
-SIGMAS = (0.95, 0.75, 0.5, 0.25)  # noise levels at which velocities are compared
+SIGMAS = (0.95, 0.75, 0.5, 0.25)  # noise levels at which velocities are compared; with few steps all of them
 _BATCH = 10  # clips made together on a CPU: larger matrices use it better
 _INPUTS = ("hidden_states", "timestep", "encoder_hidden_states")
 
@@ -49,7 +49,7 @@ def load_pipeline(directory: Path, variant: Variant, tensors: Mapping[str, Tenso
     scheduler = build_scheduler(directory / "scheduler", variant.sampler, variant.flow_shift)
     pipe = WanPipeline(
         tokenizer=AutoTokenizer.from_pretrained(directory / "tokenizer"),
-        text_encoder=UMT5EncoderModel.from_pretrained(directory / "text_encoder", dtype=torch.float32),
+        text_encoder=reading.text_encoder(UMT5EncoderModel, directory / "text_encoder"),
         vae=AutoencoderKLWan.from_pretrained(directory / "vae", low_cpu_mem_usage=False),
         scheduler=scheduler,
         transformer=load_transformer(directory / "transformer", tensors),
@@ -100,19 +100,26 @@ def recorded(transformer: nn.Module, calls: list[tuple[Arrays, np.ndarray]]) -> 
 def calls_at_sigmas(
     pipe: WanPipeline, prompts: list[str], variant: Variant
 ) -> tuple[list[tuple[Arrays, np.ndarray]], np.ndarray]:
-    """(inputs, velocity) of the pipeline's transformer at each of `SIGMAS`, for all prompts at once; and the clips."""
+    """(inputs, velocity) of the pipeline's transformer at each of `SIGMAS`, for all prompts at once; and the clips.
+
+    A clip that is made in a few steps has a call for each of them.
+    """
     calls: list[tuple[Arrays, np.ndarray]] = []
     with recorded(pipe.transformer, calls):
         clips = make_clips(pipe, prompts, variant, lambda _: None)
+    if variant.sampler != "unipc":
+        return calls, clips
     return [min(calls, key=lambda call: abs(float(call[0]["timestep"][0]) - 1000 * sigma)) for sigma in SIGMAS], clips
 
 
 def fixed_calls(pipe: WanPipeline, prompts: list[str], variant: Variant) -> tuple[list[FixedCall], np.ndarray]:
     """The calls at `SIGMAS`, and the clips."""
     calls, clips = calls_at_sigmas(pipe, prompts, variant)
+    few = [round(float(inputs["timestep"][0]) / 1000, 4) for inputs, _ in calls]
+    sigmas = SIGMAS if variant.sampler == "unipc" else few
     found = [
         FixedCall(f"velocity_snr_db_sigma_{sigma:g}", MAIN, inputs, velocity)
-        for sigma, (inputs, velocity) in zip(SIGMAS, calls, strict=True)
+        for sigma, (inputs, velocity) in zip(sigmas, calls, strict=True)
     ]
     return found, clips
 

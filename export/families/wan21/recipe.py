@@ -21,6 +21,7 @@ from export.run.progress import Step
 from export.run.recipe import Blocks, EngineFiles, Policy, Recipe, WholeClips
 from videosdgx.artifacts import TensorSpec
 from videosdgx.families.wan21.architectures import TRANSFORMERS
+from videosdgx.families.wan21.few_step import SHIFT
 from videosdgx.families.wan21.spec import SPEC
 
 PLAN = "engine.plan"
@@ -83,6 +84,7 @@ TRANSFORMER = Recipe(
     write=_write,
     inputs_and_outputs=_inputs_and_outputs,
     folders=("scheduler", "tokenizer"),
+    few_step_shift=SHIFT,
     whole=WholeClips(
         calibration_prompts=prompts.calibration_prompts,
         verification_prompts=prompts.verification_prompts,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from diffusers import WanPipeline, WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from torch import Tensor, nn
 from transformers import AutoTokenizer, UMT5EncoderModel
@@ -23,6 +23,7 @@ from export.families.wan21.lowered import TEXT_LENGTH, WanConfig
 from export.families.wan21.profiles import IMAGE_TOKENS
 from export.run.recipe import Advance
 from videosdgx.families.spec import Variant
+from videosdgx.families.wan21.few_step import build_scheduler, share_generator
 
 # Small enough for a CPU: the layers' inputs are normalised, so their range hardly depends on how many tokens there are.
 WIDTH, HEIGHT, FRAMES = 224, 128, 5
@@ -100,7 +101,8 @@ def run_noise(source: Source, model: nn.Module) -> None:
 def run_prompts(source: Source, model: nn.Module, variant: Variant, prompts: Sequence[str], advance: Advance) -> None:
     """Real runs of diffusers' pipeline on `prompts`, small and short, without ever holding the model.
 
-    Both branches of guidance run, at `STEPS` noise levels of the variant's schedule. `advance` is told of each step.
+    Both branches of guidance run, if there is any, at `STEPS` noise levels of the variant's schedule. `advance` is told of each
+    step.
     """
     assert source.directory is not None
     root = source.directory.parent
@@ -108,10 +110,12 @@ def run_prompts(source: Source, model: nn.Module, variant: Variant, prompts: Seq
         tokenizer=AutoTokenizer.from_pretrained(root / "tokenizer"),
         text_encoder=_streamed_text_encoder(root / "text_encoder"),
         vae=None,
-        scheduler=UniPCMultistepScheduler.from_pretrained(root / "scheduler", flow_shift=variant.flow_shift),
+        scheduler=build_scheduler(root / "scheduler", variant.sampler, variant.flow_shift),
         transformer=model,
     )
     pipe.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(index) for index in range(len(prompts))]
+    share_generator(pipe.scheduler, generators)
 
     def tell(*_: object) -> dict[str, Any]:
         advance(1)
@@ -125,7 +129,7 @@ def run_prompts(source: Source, model: nn.Module, variant: Variant, prompts: Seq
         num_frames=FRAMES,
         num_inference_steps=STEPS,
         guidance_scale=variant.guidance_scale,
-        generator=[torch.Generator().manual_seed(index) for index in range(len(prompts))],
+        generator=generators,
         output_type="latent",
         callback_on_step_end=tell,
         callback_on_step_end_tensor_inputs=[],

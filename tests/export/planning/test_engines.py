@@ -2,11 +2,13 @@ from pathlib import Path
 
 import pytest
 
+from export.planning.ask import Ask, requests
 from export.planning.engines import engine_memory
 from export.planning.wan21.clip import clip_work
 from export.planning.work import Request
-from videosdgx.artifacts import ArtifactError, Manifest, Memory, Profile, artifact_dir, seal
-from videosdgx.families.wan21.spec import DEMO
+from videosdgx.artifacts import ArtifactError, FewStep, Manifest, Memory, Profile, artifact_dir, read_manifest, seal
+from videosdgx.families import FAMILIES
+from videosdgx.families.wan21.spec import DEMO, SPEC
 from videosdgx.families.wan21.vae_loop import LATENT
 
 REQUEST = Request("wan21", DEMO, "fp8", 64, 64, 9, 20)
@@ -79,3 +81,19 @@ def test_a_damaged_manifest_is_an_error(tmp_path):
     (seal_manifest(tmp_path, None) / "manifest.json").write_text("{")
     with pytest.raises(ArtifactError, match="not a valid manifest"):
         engine_memory(tmp_path, REQUEST, "transformer", "fp8", {})
+
+
+def test_a_plan_follows_an_engine_of_few_steps(tmp_path):
+    directory = seal_manifest(tmp_path, None)
+    manifest = read_manifest(directory)
+    target = f"{manifest.family}:{manifest.variant}"
+    seal(directory, manifest.model_copy(update={"few_step": FewStep(sampler="renoise", steps=4, shift=5.0)}))
+    found, _ = requests([target], FAMILIES, Ask(), ("fp8", "nvfp4"), tmp_path)
+    plain = SPEC.variant(manifest.variant)
+    for request in found:
+        few = request.precision == manifest.precision
+        assert (request.steps, request.guided) == ((4, False) if few else (plain.num_inference_steps, True))
+        assert request.variant.sampler == ("renoise" if few else "unipc")
+        runs = next(part.runs for part in clip_work(request, tmp_path).parts if part.component == "transformer")
+        assert runs == (4 if few else 2 * plain.num_inference_steps)
+    assert [request.steps for request in requests([target], FAMILIES, Ask(steps=8), ("fp8",), tmp_path)[0]] == [8]

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from tests.families.magi1.tiny import CONFIG, GATED, tiny_transformer
+from videosdgx.families.magi1.network.block import attention
 from videosdgx.families.magi1.network.cache import CacheMissing
+from videosdgx.families.magi1.network.fp8 import Fp8Linear
 from videosdgx.families.magi1.network.transformer import MagiTransformer3DModel
 
 CHUNKS, WIDTH, HEIGHT, TOKENS = 3, 6, 4, 2 * 3 * 2  # of 2 latent frames each, 4 x 6
@@ -157,3 +159,57 @@ def test_impossible_shapes_are_refused() -> None:
         model(latents[..., :2], times, model.encode_text(text))
     with pytest.raises(ValueError, match="6 x 4 x 5 are not 3 chunks"):
         model(latents[..., :5], times, model.encode_text(text))
+
+
+def fp8_in_the_middle(seed: int) -> MagiTransformer3DModel:
+    """Three layers, 128 wide, the middle one fp8, in the official mixed precision."""
+    sizes = {"num_layers": 3, "hidden_size": 128, "ffn_hidden_size": 256, "num_attention_heads": 8, "attention_head_dim": 16}
+    model = tiny_transformer(seed, **sizes, fp8_layers=[1])
+    generator = torch.Generator().manual_seed(seed)
+    for layer in model.modules():
+        if isinstance(layer, Fp8Linear):
+            weight = torch.randn(layer.weight.shape, generator=generator) * 448 / 5
+            layer.weight.data = weight.clamp(-448, 448).to(torch.float8_e4m3fn).view(torch.uint8)
+            layer.weight_scale.fill_(5 / 448 / layer.in_features**0.5)
+            layer.input_scale.fill_(5 / 448)
+            if layer.smooth_scale is not None:
+                layer.smooth_scale.fill_(5 / 448)
+    return model.to_compute_dtype(torch.bfloat16)
+
+
+def test_mixed_precision_has_the_same_bits_with_the_products_of_any_processor() -> None:
+    """oneDNN's bfloat16 products depend on the processor; behind an fp8 layer that was as much as 1e-2."""
+    latents, times, text = torch.randn(1, 4, 6, 16, 16, generator=torch.Generator().manual_seed(2)), *inputs()[1:]
+    for seed in range(2):
+        model, seen = fp8_in_the_middle(seed), []
+        model.layers[1].register_forward_hook(lambda _module, _inputs, output, seen=seen: seen.append(output[0]))
+        for enabled in (True, False):
+            torch.backends.mkldnn.enabled = enabled
+            try:
+                with torch.no_grad():
+                    model(latents, times, model.encode_text(text), step_size=torch.tensor(8.0))
+                assert torch.backends.mkldnn.enabled == enabled
+            finally:
+                torch.backends.mkldnn.enabled = True
+        assert torch.equal(*seen)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_in_16_bits_is_a_softmax_in_fp32_rounded_once(masked: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 5, 4, 16, generator=generator).bfloat16()
+    key_value = torch.randn(2, 7, 2, 32, generator=generator).bfloat16()
+    mask = torch.rand(2, 1, 5, 7, generator=generator) > 0.5 if masked else None
+    if mask is not None:
+        mask[0, :, 3] = False
+    key, value = (part.float().repeat_interleave(2, dim=2) for part in key_value.chunk(2, dim=-1))
+    scores = torch.einsum("bqhd,bkhd->bhqk", query.float(), key) / 4
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -1e30)
+    weights = scores.softmax(-1) if mask is None else scores.softmax(-1) * mask.any(-1, keepdim=True)
+    expected = torch.einsum("bhqk,bkhd->bqhd", weights, value).flatten(2)
+    result = attention(query, key_value, mask)
+    assert result.dtype == torch.bfloat16
+    # The nearest bfloat16, but for sums that lie halfway between two.
+    torch.testing.assert_close(result.float(), expected, rtol=2**-8, atol=1e-6)
+    assert (result != expected.bfloat16()).float().mean() < 0.01

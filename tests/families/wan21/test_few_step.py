@@ -11,6 +11,8 @@ import torch
 from diffusers import UniPCMultistepScheduler
 from torch import Tensor
 
+from videosdgx.artifacts import FewStep, Manifest, building, seal
+from videosdgx.families import FAMILIES
 from videosdgx.families.prompts import PromptCache
 from videosdgx.families.request import parse_request
 from videosdgx.families.spec import Sampler
@@ -19,6 +21,7 @@ from videosdgx.families.wan21.pipeline import generate
 from videosdgx.families.wan21.spec import DEMO, SPEC
 from videosdgx.home import CHECKOUT
 from videosdgx.media.video import to_uint8
+from videosdgx.serving.settings import FamilySettings, Settings
 
 CHECKPOINT = CHECKOUT / DEMO.checkpoint
 SIGMAS = [1.0, 0.9375, 5 / 6, 0.625, 0.0]  # the published timesteps 1000, 750, 500, 250 at shift 5
@@ -47,6 +50,36 @@ def seeded(*seeds: int) -> list[torch.Generator]:
 
 def start(*seeds: int) -> Tensor:
     return torch.cat([torch.randn(1, *SHAPE[1:], generator=generator) for generator in seeded(*(100 + s for s in seeds))])
+
+
+@pytest.mark.parametrize("family", ["wan21", "magi1"])
+def test_what_is_served_follows_the_transformers_manifest(tmp_path, family):
+    spec = FAMILIES[family]
+    precision = spec.default_precision
+    chosen = {family: FamilySettings(variant="demo", precision=precision)}
+    settings = Settings(home=tmp_path, target="cpu", families=chosen, http_port=0, grpc_port=0, metrics_port=0)
+    plain = spec.variant("demo")
+    assert settings.variant(family) == plain  # nothing is exported yet
+    facts = {"family": family, "variant": "demo", "precision": precision, "target": "cpu", "versions": {}, "source": "test"}
+    component = next(name for name, part in spec.components.items() if not part.torch)
+    manifest = Manifest(component=component, runtime="onnxruntime", **facts)
+    for few in (None, FewStep(sampler="euler", steps=6, shift=5.0)):
+        with building(settings.artifact(family, component)) as partial:
+            seal(partial, manifest.model_copy(update={"few_step": few}))
+        assert settings.variant(family) == plain.sampled(few)
+    served = settings.variant(family)
+    assert (served.sampler, served.num_inference_steps, served.flow_shift) == ("euler", 6, 5.0)
+    (settings.artifact(family, component) / "manifest.json").write_text("{")  # loading the component tells of it
+    assert settings.variant(family) == plain
+
+
+def test_a_request_takes_few_steps_without_guidance_unless_it_says_else():
+    variant = DEMO.sampled(FewStep(sampler="renoise", steps=4, shift=5.0))
+    request = parse_request({"prompt": "x"}, SPEC, variant)
+    assert (request.num_inference_steps, request.guidance_scale) == (4, 1.0)
+    request = parse_request({"prompt": "x", "num_inference_steps": 6}, SPEC, variant)
+    assert (request.num_inference_steps, request.guidance_scale) == (6, 1.0)
+    assert variant == replace(DEMO, sampler="renoise", num_inference_steps=4, guidance_scale=1.0, flow_shift=5.0)
 
 
 @pytest.mark.parametrize("sampler", ["renoise", "euler"])

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from videosdgx.families.spec import Sampler
 
+# Of the published few-step weights (docs/specs/wan21.md, section 8).
+SHIFT = 5.0
+
 Generators = torch.Generator | list[torch.Generator]
 
 

@@ -53,7 +53,7 @@ class StreamModel:
         self.family = self.name.removesuffix("_stream")
         self.settings = load_settings()
         self.spec = FAMILIES[self.family]
-        self.variant = self.spec.variant(self.settings.families[self.family].variant)
+        self.spec.variant(self.settings.families[self.family].variant)  # an unknown one is told now
         self._pipeline: tuple[Generate, Any] | None = None
         self._pipeline_lock = threading.Lock()
         self._cancelled: dict[str, threading.Event] = {}
@@ -121,7 +121,7 @@ class StreamModel:
         sender.send(pb_utils.InferenceResponse(error=told))
 
     def _generate(self, request: Any, sender: Any, generation_id: str, cancelled: threading.Event, whole: bool) -> None:
-        wanted = parse_request(read_inputs(request, self.spec), self.spec, self.variant)
+        wanted = parse_request(read_inputs(request, self.spec), self.spec, self.settings.variant(self.family))
 
         def emit(event: dict[str, Any], video: bytes | None = None) -> None:
             if event["phase"] != "done":  # the last event travels with the result

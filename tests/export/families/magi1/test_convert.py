@@ -127,17 +127,31 @@ def test_files_that_are_not_whole_safetensors_are_refused(tmp_path: Path) -> Non
     shard = folder / "model-00002-of-00002.safetensors"
     content = shard.read_bytes()
     shard.write_bytes(content[: len(content) // 2])
-    assert "model-00002-of-00002.safetensors cannot be read" in message()
+    assert "model-00002-of-00002.safetensors has" in message() and "its header says" in message()
     shard.rename(folder / f"{shard.name}.zst")
     assert "is compressed: decompress it first" in message()
     (folder / f"{shard.name}.zst").unlink()
     assert "model-00002-of-00002.safetensors is missing" in message()
     shard.write_bytes((folder / "model-00001-of-00002.safetensors").read_bytes())
-    assert "is both in model-00001-of-00002.safetensors and in model-00002-of-00002.safetensors" in message()
     index = folder / "model.safetensors.index.json"
+    assert f"model-00002-of-00002.safetensors does not hold what {index} says" in message()
+    kept = index.read_text()
+    index.unlink()
+    assert "is both in model-00001-of-00002.safetensors and in model-00002-of-00002.safetensors" in message()
+    index.write_text(kept)
     index.write_text(json.dumps({"weight_map": {"rope.bands": "../../elsewhere.safetensors"}}))
     assert "only safetensors files of the same folder" in message()
     index.write_text(json.dumps({"weight_map": {"rope.bands": "pytorch_model.bin"}}))
     assert "only safetensors files of the same folder" in message()
     index.write_text("{")
     assert "is not an index" in message()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_weight_that_is_no_number_is_named(tmp_path: Path, value: float) -> None:
+    state = official_state(FP8)
+    name = "videodit_blocks.layers.1.mlp.linear_fc2.smooth_scale"
+    state[name][0, 3] = value
+    folder = write_official(tmp_path / "official" / "inference_weight.fp8.distill", state)
+    with pytest.raises(CheckpointError, match=rf"{name} in .*model\.safetensors has .* at \[0, 3\]"):
+        convert_transformer(folder, tmp_path / "transformer", "tiny", FP8)

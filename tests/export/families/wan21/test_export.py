@@ -18,7 +18,7 @@ from export.run import exporter
 from tests.export import exports
 from tests.families.wan21.tiny import random_inputs
 from videosdgx import memory
-from videosdgx.artifacts import verify
+from videosdgx.artifacts import FewStep, verify
 from videosdgx.engines.engine import open_engine
 
 
@@ -147,6 +147,11 @@ def test_below_the_bar_fails_with_the_figures(exported, tiny_checkpoint, tmp_pat
             "variant 'i2v-14b-480p' of wan21 cannot be used yet: image to video needs an image encoder",
         ),
         (["--target", "sm90"], "unknown target 'sm90'; there are: cpu, sm121"),
+        (["--few-step", "4"], "--few-step is for weights that were distilled to few steps: give them with --lora"),
+        (["--few-step", "0"], "Invalid value for '--few-step'"),
+        (["--few-step", "4", "--lora", "x", "--sampler", "ddim"], "unknown sampler 'ddim'; there are: renoise, euler"),
+        (["--sampler", "euler"], "give --few-step too"),
+        (["--component", "vae", "--target", "sm121", "--lora", "x", "--few-step", "4"], "is of the transformer, not of"),
         (["--component", "text_encoder"], "unknown component 'text_encoder'; there are: transformer, vae"),
         (["--component", "vae"], "--component vae is for --target sm121"),
         (["--component", "vae", "--target", "sm121", "--precision", "fp8"], "takes --precision fp16 or bf16, not fp8"),
@@ -229,11 +234,16 @@ def test_help_teaches():
     assert "Examples" in output and "--precision nvfp4" in output and "--clips" in output
 
 
-def test_a_lora_is_fused_before_anything_else(tiny_checkpoint, tmp_path):
+def style(path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A LoRA for one layer, and its two matrices."""
     torch.manual_seed(0)
-    file = tmp_path / "style.safetensors"
     factors = {"lora_A": torch.randn(4, 48) / 7, "lora_B": torch.randn(48, 4) / 2}
-    save_file({f"transformer.blocks.0.attn1.to_q.{name}.weight": value for name, value in factors.items()}, file)
+    save_file({f"transformer.blocks.0.attn1.to_q.{name}.weight": value for name, value in factors.items()}, path)
+    return path, factors
+
+
+def test_a_lora_is_fused_before_anything_else(tiny_checkpoint, tmp_path):
+    file, factors = style(tmp_path / "style.safetensors")
     code, output = export(tmp_path / "home", tiny_checkpoint, "--lora", f"{file}:0.5", "--precision", "fp16")
     assert code == 0, output
     manifest = verify(tmp_path / "home/artifacts/wan21/demo/transformer/fp16-cpu")
@@ -247,3 +257,29 @@ def test_a_lora_is_fused_before_anything_else(tiny_checkpoint, tmp_path):
     result = torch.from_numpy(engine.run({name: value.numpy() for name, value in inputs.items()})["sample"])
     assert (result - expected).norm() < 0.01 * expected.norm()
     assert (plain - expected).norm() > 5 * (result - expected).norm()
+
+
+def test_few_steps_are_exported_verified_and_told(tiny_checkpoint, tmp_path):
+    home, given = tmp_path / "home", ("--lora", str(style(tmp_path / "four.safetensors")[0]), "--precision", "fp8")
+    directory = home / "artifacts/wan21/demo/transformer/fp8-cpu"
+    code, output = export(home, tiny_checkpoint, *given, "--few-step", "4")
+    assert code == 0, output
+    few = verify(directory)
+    assert few.few_step == FewStep(sampler="renoise", steps=4, shift=5.0, guidance_scale=1.0)
+    assert few.calibration is not None and few.calibration.steps == 4
+    figures = {name.removeprefix("velocity_snr_db_sigma_") for name in few.accuracy if name.startswith("velocity_snr")}
+    assert figures == {"1", "0.9375", "0.8333", "0.625"}
+    assert export(home, tiny_checkpoint, *given, "--few-step", "4")[1].count("already there") == 1
+    # Another sampler, and none of it, are other artifacts: nothing that was calibrated or compared before stands for them.
+    recipes = {few.recipe}
+    for options in (["--few-step", "4", "--sampler", "euler"], []):
+        code, output = export(home, tiny_checkpoint, *given, *options)
+        assert code == 0 and "12 prompts (done before)" not in output, output
+        manifest = verify(directory)
+        recipes.add(manifest.recipe)
+    assert len(recipes) == 3 and manifest.few_step is None and "velocity_snr_db_sigma_0.25" in manifest.accuracy
+
+
+def test_few_steps_are_for_families_that_have_such_weights(tmp_path):
+    code, output = exports.export("magi1", "--home", str(tmp_path), "--few-step", "4", "--checkpoint", str(tmp_path))
+    assert code == 1 and "--few-step is not for the transformer of magi1" in output

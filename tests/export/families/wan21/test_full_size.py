@@ -25,8 +25,9 @@ from export.quantize.calibration import input_maxima
 from export.quantize.linears import Dtypes
 from tests.export import exports
 from tests.families.wan21.tiny import TINY, random_transformer
-from videosdgx.artifacts import verify
+from videosdgx.artifacts import FewStep, verify
 from videosdgx.families.wan21.architectures import TRANSFORMERS
+from videosdgx.families.wan21.spec import DEMO
 
 SMALL = ["--resolution", "256x256", "--frames", "5"]
 
@@ -63,6 +64,22 @@ def test_streamed_calibration_finds_the_maxima_of_the_resident_model(tiny_checkp
         with torch.no_grad():
             found.append(input_maxima(model, layers, lambda model=model: model(**given)))
     assert found[0] == found[1] and len(found[0]) == 20
+
+
+@pytest.mark.parametrize(
+    ("few_step", "times"),
+    [
+        (None, [999, 999, 900, 900, 750, 750, 500, 500]),  # both branches of guidance
+        (FewStep(sampler="renoise", steps=4, shift=5.0), [1000, 937.5, 2500 / 3, 625]),
+    ],
+)
+def test_a_streamed_calibration_follows_the_variants_sampler(tiny_checkpoint, few_step, times):
+    model, seen = streamed.streamed_transformer(source(tiny_checkpoint)), []
+    model.register_forward_pre_hook(lambda _, __, given: seen.append(float(given["timestep"][0])), with_kwargs=True)
+    variant = DEMO.sampled(few_step)
+    with torch.inference_mode():
+        streamed.run_prompts(source(tiny_checkpoint), model, variant, ["a red circle", "a blue square"], lambda _: None)
+    assert seen == pytest.approx(times, abs=1e-3)
 
 
 def test_random_weights_depend_on_seed_and_name_only():

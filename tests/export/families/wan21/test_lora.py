@@ -102,6 +102,68 @@ def test_underscored_names_as_diffusers_converts_them(tmp_path):
     assert_same(result, by_diffusers(_convert_musubi_wan_lora_to_diffusers(dict(tensors))), len(layers))
 
 
+# {} is a layer in the official spelling, or with `own` in diffusers'; `flat` has underscores instead of dots.
+SPELLINGS = (
+    ("pipe.dit.{}.lora_A.default.weight", ()),
+    ("diffusion_model.{}.lora_A.my_style.weight", ()),
+    ("module._orig_mod.{}.lora_A.weight", ("own",)),
+    ("model.diffusion_model.{}.lora_down.weight", ()),
+    ("base_model.model.transformer.{}.lora_A.weight", ("own",)),
+    ("unet.{}.lora_A.weight", ("own",)),
+    ("unet.{}.lora.down.weight", ("own",)),
+    ("transformer.{}.lora_linear_layer.down.weight", ("own",)),
+    ("lora_transformer_{}.lora_down.weight", ("own", "flat")),
+    ("lora_unet_{}.lora_down.weight", ("own", "flat")),
+    ("lora_unet__{}.lora_down.weight", ("flat",)),
+    ("lycoris_{}.lora_down.weight", ("flat",)),
+    ("lora_unet.{}.lora_down.weight", ()),
+    ("lora_unet_{}.lora_down.weight", ()),
+    ("lora_transformer.{}.lora_down.weight", ("own",)),
+)
+
+
+@pytest.mark.parametrize(("pattern", "style"), SPELLINGS)
+def test_other_spellings_are_read(tmp_path, pattern, style):
+    torch.manual_seed(6)
+    tensors, expected = {}, dict(STATE)
+    for layer in linears():
+        name = layer if "own" in style else original_name(layer)
+        name = pattern.format(name.replace(".", "_") if "flat" in style else name)
+        down, up = pair(layer)
+        up_name = name.replace("lora_A", "lora_B").replace("lora_down", "lora_up").replace(".down", ".up")
+        tensors |= {name: down, up_name: up}
+        expected[f"{layer}.weight"] = STATE[f"{layer}.weight"] + up @ down
+    assert_same(fused(write(tmp_path / "lora.safetensors", tensors)), expected, len(linears()))
+
+
+def test_two_adapters_and_two_spellings_of_a_layer_are_added(tmp_path):
+    spellings = (
+        "transformer.blocks.0.attn1.to_q.lora_{A}.default_0.weight",
+        "transformer.blocks.0.attn1.to_q.lora_{A}.default_1.weight",
+        "diffusion_model.blocks.0.self_attn.q.lora_{A}.weight",
+        "diffusion_model.blocks.0.self_attn.q.lora_{down}.weight",
+        "lora_unet_blocks_0_self_attn_q.lora_{down}.weight",
+    )
+    tensors, total = {}, STATE["blocks.0.attn1.to_q.weight"].clone()
+    for rank, spelling in enumerate(spellings, 2):
+        down, up = pair("blocks.0.attn1.to_q", rank)
+        tensors |= {spelling.format(A="A", down="down"): down, spelling.format(A="B", down="up"): up}
+        total += up @ down * (0.5 if "unet" in spelling else 1)
+    tensors["lora_unet_blocks_0_self_attn_q.alpha"] = torch.tensor(3.0)  # of rank 6
+    for name in ("diffusion_model.blocks.0.self_attn.q.diff", "blocks.0.attn1.to_q.diff"):
+        tensors[name] = torch.randn_like(total)
+        total += tensors[name]
+    result = fused(write(tmp_path / "lora.safetensors", tensors))["blocks.0.attn1.to_q.weight"]
+    torch.testing.assert_close(result, total, rtol=1e-5, atol=1e-5)
+
+
+def test_a_name_that_can_mean_two_layers_is_refused(tmp_path):
+    shapes = {"a.b.weight": (4, 4), "a_b.weight": (4, 4)}
+    file = write(tmp_path / "lora.safetensors", {"lycoris_a_b.diff": torch.ones(4, 4)})
+    with pytest.raises(ExportError, match=r"a layer lycoris_a_b, which can mean a\.b or a_b"):
+        Loras([file], shapes, str)
+
+
 @pytest.mark.parametrize(("prefix", "adapter"), [("transformer.", ""), ("base_model.model.", ".default"), ("", ".default_0")])
 def test_diffusers_names(tmp_path, prefix, adapter):
     tensors, plain = {}, {}
@@ -234,8 +296,99 @@ BAD = {
     "wrong bias": ({f"{Q}.diff_b": (64,)}, r"to_q.bias of shape \(48,\) by .* of shape \(64,\): it is for another model"),
     "no such bias": ({"transformer.blocks.0.attn1.norm_q.diff_b": (48,)}, "norm_q.bias, which this model does not have"),
     "alpha alone": ({f"{Q}.alpha": ()}, "an alpha for blocks.0.attn1.to_q and no matrices"),
+    "rank 0": ({f"{Q}.lora_A.weight": (0, 48), f"{Q}.lora_B.weight": (48, 0)}, r"lora_A.weight \(0, 48\) .* has rank 0"),
+    "one number": ({f"{Q}.lora_A.weight": (), f"{Q}.lora_B.weight": ()}, r"ranks of .*lora_A.weight \(\) and .* differ"),
+    "folded": ({f"{Q}.lora_A.weight": (4, 48), f"{Q}.lora_B.weight": (48, 2, 2)}, r"ranks of .* \(48, 2, 2\)"),
+    "another kernel": (
+        {"patch_embedding.lora_down.weight": (4, 2, 36, 1, 2), "patch_embedding.lora_up.weight": (48, 4)},
+        r"\(patch_embedding.lora_down.weight\), its weight has the shape \(48, 36, 1, 2, 2\)",
+    ),
+    "axes changed places": ({"patch_embedding.diff": (36, 48, 1, 2, 2)}, r"patch_embedding.diff of shape \(36, 48, 1, 2, 2\)"),
+    "of a text encoder": ({"lora_te_text_model_q.diff": (4, 4)}, "a layer lora_te_text_model_q that this model does not have"),
+    "of Wan 2.2's second": ({"transformer_2.blocks.0.attn1.to_q.diff": (48, 48)}, "a layer transformer_2.blocks.0.attn1.to_q"),
     "empty": ({}, "holds no tensors"),
 }
+
+
+PAIR = {f"{Q}.lora_A.weight": torch.ones(4, 48), f"{Q}.lora_B.weight": torch.ones(48, 4)}
+WITH_VALUES = {
+    "NaN": (
+        PAIR | {f"{Q}.lora_B.weight": torch.full((48, 4), torch.nan)},
+        r"to_q\.lora_B\.weight with NaN at \[0, 0\] and 191",
+    ),
+    "infinite": (
+        PAIR | {f"{Q}.lora_A.weight": torch.full((4, 48), -torch.inf)},
+        r"to_q\.lora_A\.weight with an infinite value",
+    ),
+    "NaN in a bias": ({f"{Q}.diff_b": torch.full((48,), torch.nan)}, r"to_q\.diff_b with NaN at \[0\] and 47 more"),
+    "alpha of two": (PAIR | {f"{Q}.alpha": torch.ones(2)}, r"to_q\.alpha of shape \(2,\) and dtype F32, it must be one number"),
+    "alpha of none": (
+        PAIR | {f"{Q}.alpha": torch.ones(0)},
+        r"to_q\.alpha of shape \(0,\) and dtype F32, it must be one number",
+    ),
+    "alpha as text": (PAIR | {f"{Q}.alpha": torch.tensor([56]).byte()}, r"to_q\.alpha .* dtype U8, it must be one number"),
+    "alpha NaN": (PAIR | {f"{Q}.alpha": torch.tensor(torch.nan)}, r"to_q\.alpha of the LoRA .* is nan, it must be a number"),
+    "alpha zero": (PAIR | {f"{Q}.alpha": torch.tensor(0)}, r"to_q\.alpha of the LoRA .* is 0\.0, it must be a number other"),
+    "alpha of which": (
+        PAIR
+        | {f"{Q}.lora_A.two.weight": torch.ones(4, 48), f"{Q}.lora_B.two.weight": torch.ones(48, 4)}
+        | {f"{Q}.alpha": torch.tensor(2.0)},
+        r"has one transformer.*\.alpha and both .*lora_A\.two\.weight.*: nobody can tell",
+    ),
+    "int8": ({name: value.char() for name, value in PAIR.items()}, r"to_q\.lora_A\.weight in I8 without a scale"),
+    "int8 difference": ({f"{Q}.diff": torch.ones(48, 48).char()}, r"to_q\.diff in I8 without a scale"),
+}
+
+
+@pytest.mark.parametrize(("tensors", "message"), WITH_VALUES.values(), ids=WITH_VALUES.keys())
+def test_values_that_are_none_are_named(tmp_path, tensors, message):
+    file = write(tmp_path / "bad.safetensors", tensors)
+    with pytest.raises(ExportError, match=message) as error:
+        fused(file)
+    assert "\n" not in str(error.value)
+
+
+WITH_SETTINGS = {
+    "alpha as text": ('{"transformer.lora_alpha": "8"}', "lora_alpha in the header of the LoRA .* is '8', it must be a number"),
+    "alpha as list": ('{"transformer.lora_alpha": [8, 8]}', r"is \[8, 8\], it must be a number"),
+    "alpha infinite": ('{"transformer.lora_alpha": Infinity}', "is inf, it must be a number"),
+    "bad pattern": ('{"transformer.alpha_pattern": {"to_(q": 1}}', r"alpha_pattern with 'to_\(q', which is no pattern"),
+    "pattern of text": ('{"transformer.alpha_pattern": {"to_q": "x"}}', "alpha_pattern of 'to_q' in .* is 'x', it must be"),
+    "patterns in a list": ('{"transformer.rank_pattern": ["to_q"]}', "a rank_pattern that is not a JSON object"),
+    "other rank": ('{"transformer.r": 8}', r"says that blocks\.0\.attn1\.to_q has rank 8, its matrices have 4"),
+    "switch as text": ('{"transformer.use_rslora": "no"}', "says use_rslora 'no', it must be true or false"),
+    "a DoRA": ('{"transformer.use_dora": true}', "is a DoRA"),
+    "transposed": ('{"transformer.fan_in_fan_out": true}', "says fan_in_fan_out"),
+    "other start": ('{"transformer.init_lora_weights": "pissa_niter_4"}', "says init_lora_weights 'pissa_niter_4'"),
+    "no object": ("[]", "settings that are not a JSON object"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), WITH_SETTINGS.values(), ids=WITH_SETTINGS.keys())
+def test_settings_that_say_nothing_certain_are_named(tmp_path, settings, message):
+    file = write(tmp_path / "bad.safetensors", PAIR, lora_adapter_metadata=settings)
+    with pytest.raises(ExportError, match=message):
+        fused(file)
+
+
+def test_the_first_pattern_that_fits_counts_as_in_peft(tmp_path):
+    settings = '{"transformer.lora_alpha": 8, "transformer.alpha_pattern": {"attn1.to_q": 2, "to_q": 4}, "transformer.r": 4}'
+    result = fused(write(tmp_path / "lora.safetensors", PAIR, lora_adapter_metadata=settings))
+    name = "blocks.0.attn1.to_q.weight"
+    torch.testing.assert_close(result[name], STATE[name] + 0.5 * 4)
+
+
+def test_settings_of_one_of_two_adapters_are_refused(tmp_path):
+    second = {name.replace(".weight", ".second.weight"): tensor.clone() for name, tensor in PAIR.items()}
+    file = write(tmp_path / "lora.safetensors", PAIR | second, lora_adapter_metadata='{"transformer.lora_alpha": 8}')
+    with pytest.raises(ExportError, match="several adapters and the settings of one"):
+        fused(file)
+
+
+def test_a_scale_beyond_what_a_weight_can_be_is_refused(tmp_path):
+    file = LoraFile(write(tmp_path / "lora.safetensors", PAIR).path, 1e38)
+    with pytest.raises(ExportError, match=r"times 1e\+38 makes blocks\.0\.attn1\.to_q\.weight an infinite value"):
+        fused(file)
 
 
 @pytest.mark.parametrize(("shapes", "message"), BAD.values(), ids=BAD.keys())

@@ -11,6 +11,7 @@ Shapes: N clips of R chunks of S tokens, P tokens before them, n tokens of text;
 heads and G key/value heads of d numbers.
 """
 
+import math
 from collections.abc import Collection
 
 import torch
@@ -100,12 +101,26 @@ def attention(query: Tensor, key_value: Tensor, mask: Tensor | None = None) -> T
         seeing = mask.any(dim=-1, keepdim=True)
         mask = mask | ~seeing  # a row without any key would be a softmax over nothing
     q, k, v = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    if query.device.type == "cpu":
-        q, k, v = q.float(), k.float(), v.float()  # the CPU's kernel would round the probabilities to bfloat16
-    output = F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=q.shape[1] != k.shape[1])
+    if query.device.type == "cpu" and query.dtype != torch.float32:
+        output = _written_out(q.float(), k.float(), v.float(), mask)
+    else:
+        output = F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=q.shape[1] != k.shape[1])
     if seeing is not None:
         output = output * seeing
     return output.transpose(1, 2).flatten(2).to(query.dtype)
+
+
+def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v in fp32 [B, H, S, d], of q [B, H, S, d], k and v [B, G, K, d], as the reference has it.
+
+    PyTorch's kernel for a CPU would round the probabilities to 16 bits; in fp32 it adds in another order, and one result that
+    is rounded the other way for that reason is amplified by an fp8 layer (see `kernels`).
+    """
+    k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (k, v))
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    return scores.softmax(-1) @ v
 
 
 class MagiQKV(nn.Module):

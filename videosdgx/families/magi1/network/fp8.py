@@ -49,4 +49,4 @@ class Fp8Linear(nn.Module):
         divisor = self.input_scale if self.smooth_scale is None else self.smooth_scale[0]
         codes = quantize_activation(x, divisor)
         product = F.linear(codes.float(), self.weight.view(torch.float8_e4m3fn)[0].float())
-        return (product * (self.input_scale[0] * self.weight_scale)).to(x.dtype)
+        return (product * self.input_scale[0] * self.weight_scale).to(x.dtype)

@@ -30,6 +30,7 @@ from videosdgx.families.magi1.network.block import (
 )
 from videosdgx.families.magi1.network.cache import KeyValueCache
 from videosdgx.families.magi1.network.embeddings import MagiCaptionEmbedder, MagiTimestepEmbedder
+from videosdgx.families.magi1.network.kernels import same_everywhere
 from videosdgx.families.magi1.network.rotary import MagiRotaryPosEmbed, token_positions
 
 PATCH = 2  # pixels of the latent image a side
@@ -113,6 +114,7 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin):
         build: Layers | None = None,
     ) -> None:
         super().__init__()
+        self.builds_official_layers = build is None
         build = OfficialLayers(fp8_layers) if build is None else build
         self._compute_dtype = build.compute_dtype
         heads, groups = num_attention_heads, num_query_groups
@@ -177,6 +179,7 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin):
         shape = (config.num_layers, slots, tokens, config.num_query_groups, config.attention_head_dim)
         return KeyValueCache(*shape, dtype=self.compute_dtype, device=self.device)
 
+    @same_everywhere
     def encode_text(self, encoder_hidden_states: Tensor) -> Tensor:
         """Keys and values of a text for every layer: they are the same for all steps.
 
@@ -212,6 +215,7 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin):
         video = patches[..., : self.latent_channels].permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
         return video / self.config.x_rescale_factor
 
+    @same_everywhere
     def forward_chunk(
         self,
         hidden_states: Tensor,
@@ -304,6 +308,7 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin):
             velocities.append(velocity)
         return torch.cat(velocities, dim=2)
 
+    @same_everywhere
     def forward(
         self,
         hidden_states: Tensor,
