@@ -57,6 +57,21 @@ class MagiConfig:
         """Channels of the latents given and of the velocity returned."""
         return self.in_channels // 2 if self.half_channel_vae else self.in_channels
 
+    @property
+    def block(self) -> dict[str, Any]:
+        """What shapes one layer, as `MagiTransformerBlock` names it."""
+        return {
+            "hidden_size": self.hidden_size,
+            "ffn_hidden_size": self.ffn_hidden_size,
+            "text_size": self.text_size,
+            "condition_size": self.condition_size,
+            "heads": self.num_attention_heads,
+            "groups": self.num_query_groups,
+            "head_dim": self.attention_head_dim,
+            "eps": self.eps,
+            "gated": self.gated_linear_unit,
+        }
+
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "MagiConfig":
         """From the content of config.json; entries that do not shape the network are left out."""

@@ -59,17 +59,7 @@ def given(arguments: tuple[Any, ...]) -> dict[str, Tensor] | None:
 
 def block(config: MagiConfig) -> MagiTransformerBlock:
     """The model's block."""
-    return MagiTransformerBlock(
-        config.hidden_size,
-        config.ffn_hidden_size,
-        config.text_size,
-        config.condition_size,
-        config.num_attention_heads,
-        config.num_query_groups,
-        config.attention_head_dim,
-        config.eps,
-        config.gated_linear_unit,
-    )
+    return MagiTransformerBlock(**config.block)
 
 
 def run_block(own: nn.Module, inputs: dict[str, Tensor]) -> Tensor:

@@ -63,19 +63,7 @@ class Block(MagiTransformerBlock):
     """Block `index` for one chunk."""
 
     def __init__(self, index: int, config: MagiConfig, build: Build) -> None:
-        super().__init__(
-            config.hidden_size,
-            config.ffn_hidden_size,
-            config.text_size,
-            config.condition_size,
-            config.num_attention_heads,
-            config.num_query_groups,
-            config.attention_head_dim,
-            config.eps,
-            config.gated_linear_unit,
-            build,
-            block_name(index),
-        )
+        super().__init__(**config.block, build=build, name=block_name(index))
 
     def forward(  # type: ignore[override]
         self, x: Tensor, condition: Tensor, cos: Tensor, sin: Tensor, text_kv: Tensor, past_kv: Tensor

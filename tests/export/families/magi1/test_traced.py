@@ -115,17 +115,7 @@ def test_a_full_width_block_gives_what_pytorchs_gives(variant):
     if variant.startswith("24b"):  # at half its width it is as telling, and takes a second
         config = MagiConfig.from_dict(TRANSFORMERS[variant] | {"hidden_size": 3072, "num_attention_heads": 24})
     torch.manual_seed(0)
-    block = MagiTransformerBlock(
-        config.hidden_size,
-        config.ffn_hidden_size,
-        config.text_size,
-        config.condition_size,
-        config.num_attention_heads,
-        config.num_query_groups,
-        config.attention_head_dim,
-        config.eps,
-        config.gated_linear_unit,
-    ).eval()
+    block = MagiTransformerBlock(**config.block).eval()
     traced = Block(0, config, FP32)
     traced.load_state_dict(own_part(traced, dict(block.state_dict())))
     bands = 10000.0 ** (-torch.arange(16) / 16)
