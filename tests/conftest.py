@@ -1,5 +1,6 @@
 """What the rooms' tests share: exported demo artifacts and a real Triton server."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -98,8 +99,10 @@ def exported_home() -> Path:
             command = [VIDEOSDGX, "export", family, "--variant", "demo", "--precision", precision, "--target", "cpu"]
             subprocess.run([*command, "--home", str(home)], check=True, stdin=subprocess.DEVNULL)
 
-    # An export computes on one core most of the time, so the families go side by side.
-    with ThreadPoolExecutor() as pool:
+    home.mkdir(parents=True, exist_ok=True)
+    # An export computes on one core most of the time, so the families go side by side. Of two workers of pytest one exports.
+    with (home / ".exported.lock").open("w") as lock, ThreadPoolExecutor() as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         list(pool.map(export, ("wan21", "magi1"), (("fp8", "nvfp4"), ("nvfp4",))))
     return home
 
