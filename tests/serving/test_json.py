@@ -34,8 +34,8 @@ def post(server: Server, path: str, body: dict[str, Any]) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("text", [TEXT, f"data:image/png;base64,{TEXT}"], ids=["base64", "data URL"])
-def test_a_clip_starts_from_an_image_in_base64(magi1_server: Server, text: str) -> None:
-    status, answer = post(magi1_server, "magi1/generate", {**SHORT, "image": text})
+def test_a_clip_starts_from_an_image_in_base64(server: Server, text: str) -> None:
+    status, answer = post(server, "magi1/generate", {**SHORT, "image": text})
     assert status == 200, answer
     with av.open(io.BytesIO(base64.b64decode(json.loads(answer)["video"]))) as container:
         first = next(container.decode(video=0)).to_ndarray(format="rgb24")
@@ -53,13 +53,13 @@ def test_a_clip_starts_from_an_image_in_base64(magi1_server: Server, text: str) 
         ({"background": "reddish"}, "background is 'reddish', it must be a colour"),
     ],
 )
-def test_a_field_that_cannot_be_used_is_named(magi1_server: Server, fields: dict[str, Any], words: str) -> None:
-    status, answer = post(magi1_server, "magi1/generate", {**SHORT, **fields})
+def test_a_field_that_cannot_be_used_is_named(server: Server, fields: dict[str, Any], words: str) -> None:
+    status, answer = post(server, "magi1/generate", {**SHORT, **fields})
     assert status == 400 and words in json.loads(answer)["error"]
-    status, answer = post(magi1_server, "magi1_stream/generate_stream", {**SHORT, **fields})
+    status, answer = post(server, "magi1_stream/generate_stream", {**SHORT, **fields})
     assert status == 200 and f'data: {{"error":"magi1_stream: {words}' in answer
 
 
-def test_triton_s_own_fields_are_left_alone(magi1_server: Server) -> None:
-    status, answer = post(magi1_server, "magi1/generate", {**SHORT, "id": "mine", "priority": 0, "timeout": 0})
+def test_triton_s_own_fields_are_left_alone(server: Server) -> None:
+    status, answer = post(server, "magi1/generate", {**SHORT, "id": "mine", "priority": 0, "timeout": 0})
     assert status == 200, answer
