@@ -211,7 +211,7 @@ def test_two_at_once_do_not_mix(family: str, made: Callable[..., Made], client: 
             if event.phase == "sampling" and not both:
                 both.append(len(client.status()["leases"]))
 
-        others.append(client.generate(family, on_progress=watch, **second).data)
+        others.append(client.generate(family, on_progress=watch, timeout=120, **second).data)
 
     other = threading.Thread(target=second_one)
 
@@ -219,7 +219,7 @@ def test_two_at_once_do_not_mix(family: str, made: Callable[..., Made], client: 
         if event.phase == "sampling" and not other.ident:
             other.start()
 
-    one = client.generate(family, on_progress=watch, **first).data
+    one = client.generate(family, on_progress=watch, timeout=120, **first).data
     other.join()
     assert both == [2], "they did not run at the same time"
     assert [one, *others] == [made(family, **values).video.data for values in (first, second)]
@@ -228,6 +228,6 @@ def test_two_at_once_do_not_mix(family: str, made: Callable[..., Made], client: 
 def test_six_at_once_all_arrive(family: str, made: Callable[..., Made], client: VideoClient) -> None:
     requests = [small(family, seed=seed, example=seed % 2) for seed in range(6)]
     with ThreadPoolExecutor(len(requests)) as pool:
-        files = [video.data for video in pool.map(lambda values: client.generate(family, **values), requests)]
+        files = [video.data for video in pool.map(lambda values: client.generate(family, timeout=120, **values), requests)]
     assert files == [made(family, **values).video.data for values in requests]
     assert len(set(files)) == len(requests)
