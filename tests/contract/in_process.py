@@ -1,4 +1,4 @@
-"""A family's pipeline in this process, with the engines that the server of `tests.contract.tiny_home` has."""
+"""A family's pipeline in this process, with the engines that a server has: by default that of `tests.contract.tiny_home`."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -46,13 +46,15 @@ class Silent:
     def step(self, step: int) -> None: ...
 
 
-def pieces(home: Path, family: str, progress: Silent | None = None, **values: object) -> Iterator[np.ndarray]:
+def pieces(
+    home: Path, family: str, progress: Silent | None = None, precision: str = PRECISION, **values: object
+) -> Iterator[np.ndarray]:
     """The frames of each piece of a clip, uint8 [F,H,W,3], without Triton."""
     from videosdgx.families.prompts import PromptCache
 
     spec, progress = FAMILIES[family], progress or Silent()
     variant = spec.variant("demo")
-    chosen = FamilySettings(variant="demo", precision=PRECISION)
+    chosen = FamilySettings(variant="demo", precision=precision)
     settings = Settings(home=home, target="cpu", families={family: chosen}, http_port=0, grpc_port=0, metrics_port=0)
     opened = {}
     for name, component in spec.components.items():
@@ -73,10 +75,10 @@ def pieces(home: Path, family: str, progress: Silent | None = None, **values: ob
             component.close()
 
 
-def file(home: Path, family: str, **values: object) -> bytes:
+def file(home: Path, family: str, precision: str = PRECISION, **values: object) -> bytes:
     """The MP4 of a clip. The encoder is deterministic: equal files say that the frames were equal in every pixel."""
     progress = Silent()
-    made = list(pieces(home, family, progress, **values))
+    made = list(pieces(home, family, progress, precision, **values))
     fps = parse_request(values, FAMILIES[family], FAMILIES[family].variant("demo")).fps
     if not progress.chunks:
         return encode_mp4(np.concatenate(made), fps)
